@@ -1,0 +1,1 @@
+"""A 3D cellular neural network in JAX."""

@@ -1,0 +1,1 @@
+"""Questions, answers and sentences, and their division."""

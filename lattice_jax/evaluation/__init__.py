@@ -1,0 +1,1 @@
+"""Similarity and retrieval on held-out pairs, beside baselines."""

@@ -1,0 +1,1 @@
+"""The cube: grid, cell, step, propagation, surfaces, adapter. It knows no text."""

@@ -1,0 +1,97 @@
+"""The cube from vector to vector: injection at one face, propagation, read-out at another.
+
+Contract: `initialise` gives the parameters, `answer` the output vectors; both are pure. Only the input face has injection weights and only
+the output face read-out weights, so nothing but the cells between them can carry information from one to the other.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice import cell, surface
+from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.propagate import Propagation, propagate
+
+_INJECTION_SCALE = 0.5
+
+
+class Answer(NamedTuple):
+    """What the cube says, and how it came to it."""
+
+    vectors: Float[Array, "batch size"]
+    propagation: Propagation
+
+
+def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
+    """Parameters of cells and faces; untrained, the cube hands the input vector on to the output face.
+
+    All face cells start with one injection pattern of orthogonal channels and its transpose as read-out, because the wave guide
+    between them keeps channels apart.
+    """
+    cell_key, face_key = jax.random.split(key)
+    channels, visible = config.surface_channels, config.cell.visible
+    orthogonal, _ = jnp.linalg.qr(jax.random.normal(face_key, (visible, channels)))
+    scale = _INJECTION_SCALE * np.sqrt(visible)
+    leading = {face: surface.face_shape(face, config.grid) for face in (config.input_face, config.output_face)}
+    return cell.initialise(config, key=cell_key) | {
+        "injection": jnp.broadcast_to(scale * orthogonal.T, (*leading[config.input_face], channels, visible)),
+        "read_out": jnp.broadcast_to(orthogonal / scale, (*leading[config.output_face], visible, channels)),
+    }
+
+
+def answer(
+    parameters: Parameters,
+    vectors: Float[Array, "batch size"],
+    *,
+    key: Key[Array, ""],
+    config: LatticeConfig,
+    sampled: bool,
+    mesh: Mesh | None = None,
+    trajectory: bool = False,
+) -> Answer:
+    """The vectors read at the output face after `config.steps` steps with `vectors` at the input face."""
+    cells = {name: value for name, value in parameters.items() if name not in ("injection", "read_out")}
+    injection, read_out = (
+        parameters[name][:, : surface.face_shape(face, config.grid)[1]]
+        for name, face in (("injection", config.input_face), ("read_out", config.output_face))
+    )
+    injected = jnp.matmul(surface.vector_to_face(vectors, config.input_face, config.grid), injection)
+    passed = propagate(cells, injected, key=key, config=config, sampled=sampled, mesh=mesh, trajectory=trajectory)
+    seen = surface.take_face(passed.state.visible, config.output_face, config.grid)
+    return Answer(surface.face_to_vector(jnp.matmul(seen, read_out)), passed)
+
+
+def parameter_counts(config: LatticeConfig) -> dict[str, int]:
+    """All parameters by part: cells, injection, read-out, total."""
+    cells = int(np.prod(cell.sharing_shape(config))) * cell.parameters_per_cell(config.cell)
+    injection = config.surface_size(config.input_face) * config.cell.visible
+    read_out = config.surface_size(config.output_face) * config.cell.visible
+    return {"cells": cells, "injection": injection, "read_out": read_out, "total": cells + injection + read_out}
+
+
+def coverage(config: LatticeConfig) -> float:
+    """Share of the input face that an output cell can hear of within the steps, averaged over the output face.
+
+    Perception moves by the Chebyshev metric with 26 neighbours and by the city-block metric with 6; the gate's neighbourhood
+    counts too when it is the larger one. Periodic walls shorten every axis to its way round.
+    """
+    sizes = (config.grid.depth, config.grid.height, config.grid.width)
+
+    def cells(face: surface.Face) -> np.ndarray:
+        axis = surface.AXIS[face]
+        ranges = [range(size) for size in sizes]
+        ranges[axis] = ranges[axis][surface.face_slice(face, sizes[axis])]
+        return np.array(list(itertools.product(*ranges)))
+
+    apart = np.abs(cells(config.output_face)[:, None] - cells(config.input_face)[None])
+    if config.walls == "periodic":
+        apart = np.minimum(apart, np.array(sizes) - apart)
+    moore = "moore" in (config.cell.perception, config.cell.gate)
+    distance = apart.max(-1) if moore else apart.sum(-1)
+    return float(np.mean(distance <= config.steps))

@@ -1,0 +1,149 @@
+"""Propagation: the cube stepped from injection to read-out, in one scan.
+
+Contract: a pure function of parameters, injected values, key and settings. The state starts at zero everywhere but on the input face;
+what reaches any other cell came through neighbours, one cell a step. The same function runs on one device or on a mesh, with equal values.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Key
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice import devices, grid
+from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.step import Field, State, World, step, with_transposed
+from lattice_jax.lattice.surface import face_mask
+
+_ACTIVITY_EPSILON = 1e-6
+
+
+class Propagation(NamedTuple):
+    """What a pass leaves behind."""
+
+    state: State
+    activity: Float[Array, "steps batch"]
+    """Mean square change of the visible channels in each step, relative to their mean square: 0 for a cube at rest."""
+    trajectory: Float[Array, "steps depth height width batch channel"] | None
+    """The visible channels after every step, where asked for."""
+
+
+def firing(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""]) -> Float[Array, "steps #d h #w #batch 1"]:
+    """How far each cell moves in each step: 0 or 1 drawn at the update rate, or the rate itself as the expected value.
+
+    Masks of "batch" are drawn once for all samples. One key a step, so a shorter pass fires as the start of a longer one.
+    """
+    depth, height, width = config.grid.depth, config.grid.height, config.grid.width
+    if not sampled or config.update.rate == 1:
+        return jnp.full((config.steps, 1, height, 1, 1, 1), config.update.rate)
+    shape = (depth, height, width, batch if config.update.mask == "sample" else 1, 1)
+    draw = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=shape)
+    return jax.vmap(draw)(jax.random.split(key, config.steps)).astype(jnp.float32)
+
+
+def _advance(
+    parameters: Parameters,
+    injected: Field,
+    at_input: Bool[Array, "d h w 1 1"],
+    fires: Float[Array, "steps #d #h #w #batch 1"],
+    *,
+    world: World,
+    config: LatticeConfig,
+    trajectory: bool,
+) -> tuple[State, Float[Array, "steps 2 batch"], Array | None]:
+    """The scan over steps, for the cells that this program holds; activity as its two sums of squares."""
+
+    def inject(visible: Field) -> Field:
+        return jnp.where(at_input, injected, visible)
+
+    move = functools.partial(step, world=world, config=config)
+    if config.remat:
+        move = jax.checkpoint(move)
+    parameters = with_transposed(parameters, config)
+
+    def one_step(state: State, fires: Array):
+        moved = move(parameters, state, fires)
+        if config.injection == "held":
+            moved = moved._replace(visible=inject(moved.visible))
+        squares = jnp.stack([jnp.square(moved.visible - state.visible), jax.lax.stop_gradient(jnp.square(moved.visible))])
+        return moved, (jnp.sum(squares, (1, 2, 3, 5)), moved.visible if trajectory else None)
+
+    shape = (*at_input.shape[:3], injected.shape[3])
+    nothing = jnp.zeros((*shape, config.cell.visible), injected.dtype)
+    start = State(inject(nothing), jnp.zeros((*shape, config.cell.memory), injected.dtype))
+    state, (squares, visible) = jax.lax.scan(one_step, start, fires)
+    return state, squares, visible
+
+
+def _advance_across(
+    parameters: Parameters,
+    injected: Field,
+    at_input: Array,
+    fires: Array,
+    *,
+    mesh: Mesh,
+    config: LatticeConfig,
+    trajectory: bool,
+):
+    """`_advance` with the rows of cells divided over the devices of `mesh`; parameters come placed, results go back unpadded."""
+    pad = functools.partial(devices.pad_rows, grid=config.grid, mesh=mesh)
+    injected, at_input, fires = pad(injected, 1), pad(at_input, 1), pad(fires, 2)
+    by_rows = PartitionSpec(None, devices.AXIS)
+    extent = {"height": config.grid.height, "devices": mesh.size}
+    world = World(
+        config.walls,
+        functools.partial(devices.extend_across, walls=config.walls, **extent),
+        functools.partial(devices.real_rows, **extent),
+    )
+
+    def on_device(parameters, injected, at_input, fires):
+        state, squares, visible = _advance(
+            parameters, injected, at_input, fires, world=world, config=config, trajectory=trajectory
+        )
+        return state, jax.lax.psum(squares, devices.AXIS), visible
+
+    state, squares, visible = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(
+            jax.tree.map(lambda leaf: devices.row_partition(leaf, 1), parameters),
+            devices.row_partition(injected, 1),
+            by_rows,
+            devices.row_partition(fires, 2),
+        ),
+        out_specs=(by_rows, PartitionSpec(), PartitionSpec(None, None, devices.AXIS)),
+        check_vma=False,
+    )(parameters, injected, at_input, fires)
+    return devices.collect(state, config.grid), squares, None if visible is None else visible[:, :, : config.grid.height]
+
+
+def propagate(
+    parameters: Parameters,
+    injected: Field,
+    *,
+    key: Key[Array, ""],
+    config: LatticeConfig,
+    sampled: bool,
+    mesh: Mesh | None = None,
+    trajectory: bool = False,
+) -> Propagation:
+    """Let a signal cross the cube by local rules alone.
+
+    `injected`: visible channels of the input face, laid out as a grid that is 1 cell thick along the face's axis. `sampled` draws
+    firing masks from `key`; otherwise every update is scaled by the rate. With a mesh, `parameters` come from `devices.place`.
+    """
+    fires = firing(config, injected.shape[3], sampled=sampled, key=key)
+    at_input = face_mask(config.input_face, config.grid)[..., None, None]
+    if mesh is None:
+        world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
+        state, squares, visible = _advance(
+            parameters, injected, at_input, fires, world=world, config=config, trajectory=trajectory
+        )
+    else:
+        state, squares, visible = _advance_across(
+            parameters, injected, at_input, fires, mesh=mesh, config=config, trajectory=trajectory
+        )
+    return Propagation(state, squares[:, 0] / (squares[:, 1] + _ACTIVITY_EPSILON), visible)

@@ -1,0 +1,52 @@
+"""The six faces: where a vector goes in, and where one is read.
+
+Contract: a face's cells lie in the row-major order of the two axes that remain (depth before height before width), channels last, so
+`vector_to_face` and `face_to_vector` are each other's inverse. `Surface only` placement: no other cell sees the vector.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lattice_jax.config import Face, GridConfig
+
+AXIS: dict[Face, int] = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
+_FIRST: frozenset[Face] = frozenset({"front", "top", "left"})
+
+
+def face_slice(face: Face, size: int) -> slice:
+    """Where the face lies along its axis, in a grid with `size` cells there."""
+    return slice(0, 1) if face in _FIRST else slice(size - 1, size)
+
+
+def face_shape(face: Face, grid: GridConfig) -> tuple[int, int, int]:
+    """The face as a grid: 1 along its own axis."""
+    shape = [grid.depth, grid.height, grid.width]
+    shape[AXIS[face]] = 1
+    return shape[0], shape[1], shape[2]
+
+
+def vector_to_face(vectors: Float[Array, "batch size"], face: Face, grid: GridConfig) -> Float[Array, "d h w batch channel"]:
+    """Vectors laid out on a face, one group of channels a cell: (225,) on a 15 x 15 face is one channel a cell."""
+    shape = face_shape(face, grid)
+    return jnp.moveaxis(vectors.reshape(vectors.shape[0], *shape, -1), 0, 3)
+
+
+def face_to_vector(values: Float[Array, "d h w batch channel"]) -> Float[Array, "batch size"]:
+    """The inverse of `vector_to_face`."""
+    return jnp.moveaxis(values, 3, 0).reshape(values.shape[3], -1)
+
+
+def take_face(field: Float[Array, "depth height width *rest"], face: Face, grid: GridConfig) -> Float[Array, "d h w *rest"]:
+    """The cells of one face."""
+    axis, size = AXIS[face], (grid.depth, grid.height, grid.width)[AXIS[face]]
+    index = [slice(None)] * field.ndim
+    index[axis] = face_slice(face, size)
+    return field[tuple(index)]
+
+
+def face_mask(face: Face, grid: GridConfig) -> Bool[Array, "depth height width"]:
+    """True on the cells of one face."""
+    mask = jnp.zeros((grid.depth, grid.height, grid.width), bool)
+    index = [slice(None)] * 3
+    index[AXIS[face]] = face_slice(face, mask.shape[AXIS[face]])
+    return mask.at[tuple(index)].set(True)

@@ -1,0 +1,1 @@
+"""Losses, objectives and the one training loop."""

@@ -1,0 +1,239 @@
+"""The one training loop, for every objective.
+
+Contract: an objective is a pure function `objective(params, batch, *, key) -> (loss, metrics)`; modes differ by objective,
+never by a second loop. Step s depends on the state, the base key and s alone: its batch is a pure function of (key, s) and
+its random key is `fold_in(key, s)`, so a resumed run equals an uninterrupted one bit for bit. Each step is dispatched before
+the metrics of the one before are fetched (after google-deepmind/nanodo), and nothing is saved before its loss is known to be
+finite.
+"""
+
+import functools
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from lattice_jax.config import TrainingConfig
+from lattice_jax.errors import InputError
+from lattice_jax.training.checkpoint import Best, Checkpoints, Receipt, abstract
+from lattice_jax.training.monitor import Monitor
+
+
+class Objective(Protocol):
+    """What is minimised: the mean loss of a batch, and scalars to record."""
+
+    def __call__(self, params: Any, batch: dict[str, Array], *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]: ...
+
+
+Validate = Callable[[Any], Mapping[str, float]]
+"""Parameters to the figures that choices are made by."""
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes."""
+
+    params: Any
+    optimizer_state: Any
+    step: Int32[Array, ""]
+    """Updates made so far."""
+
+
+class FitResult(NamedTuple):
+    """What `fit` leaves."""
+
+    params: Any
+    """The best parameters, not the last ones."""
+    best: Best
+    step: int
+    stopped_early: bool
+    interrupted: bool
+    checkpoint: Receipt | None
+    """The last checkpoint, with its size and the seconds it took."""
+
+
+class NonFiniteLoss(InputError):
+    """A metric stopped being a number: the settings make the run diverge."""
+
+    def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints | None):
+        saved = None if checkpoints is None else checkpoints.latest
+        kept = "" if saved is None else f"; the checkpoint of step {saved} is untouched, --resume continues from it"
+        super().__init__(
+            f"{name} is {value} at step {step}",
+            expected="a finite number",
+            fix="lower --config.optimizer.learning_rate or --config.optimizer.gradient_clip, or raise "
+            f"--config.optimizer.warmup_steps{kept}",
+        )
+        self.step = step
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step: moments lie where their parameters do, counters on all devices of `params`.
+
+    Optax creates counters on the default device; left there, the first step would move them and the second compile again.
+    """
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(params)]
+    meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
+    counter_sharding = NamedSharding(meshes[0], PartitionSpec()) if meshes else shardings[0]
+    return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, counter_sharding), state)
+
+
+def make_train_step(objective: Objective, optimizer: optax.GradientTransformation, like: TrainState) -> Callable:
+    """The jitted `step(state, batch, key) -> (state, metrics)`; `state` is donated, so the caller's copy is gone.
+
+    Every leaf of the new state lies where it lies in `like`: left to itself, the compiler may spread a leaf differently from
+    one step to the next, which compiles again and makes a resumed run add up in another order. The metrics are the
+    objective's own, with "loss" and "gradient_norm" (global, before clipping).
+    """
+    placement = jax.tree.map(lambda leaf: leaf.sharding, like)
+
+    @functools.partial(jax.jit, donate_argnames="state", out_shardings=(placement, None))
+    def train_step(
+        state: TrainState, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        differentiate = jax.value_and_grad(functools.partial(objective, key=jax.random.fold_in(key, state.step)), has_aux=True)
+        (loss, metrics), gradients = differentiate(state.params, batch)
+        # optax multiplies floats by integer counts, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **metrics}
+        return TrainState(params, optimizer_state, state.step + 1), metrics
+
+    return train_step
+
+
+def batch_indices(key: PRNGKeyArray, step: int, *, samples: int, batch_size: int) -> np.ndarray:
+    """Which samples step `step` sees: `batch_size` places in an endless sequence of permutations, one an epoch.
+
+    Every sample comes exactly once an epoch; batches are always full, so they may straddle epochs. Costs the same for any step.
+    """
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, positions = places // samples, places % samples
+    key_data = tuple(jax.random.key_data(key).tolist())
+    orders = {epoch: _epoch_order(key_data, epoch, samples) for epoch in np.unique(epochs).tolist()}
+    return np.array([orders[epoch][position] for epoch, position in zip(epochs.tolist(), positions.tolist(), strict=True)])
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(key_data: tuple[int, ...], epoch: int, samples: int) -> np.ndarray:
+    key = jax.random.wrap_key_data(jnp.array(key_data, jnp.uint32))
+    return np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), samples))
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM as a request that the loop honours between two steps; the second one acts at once."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> "Interruption":
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
+        self.__exit__()
+        # print() is not re-entrant, and the signal may have come in the middle of one.
+        os.write(sys.stderr.fileno(), b"\nStopping after this step; once more stops at once, without saving.\n")
+
+
+class _DeviceCopy:
+    """Keeps the best parameters in device memory, for runs without checkpoints."""
+
+    def save_best(self, params: Any, step: int) -> None:
+        self._params = jax.tree.map(jnp.copy, params)
+
+    def restore_best(self, template: Any, step: int | None) -> Any:
+        return self._params
+
+
+def fit(
+    state: TrainState,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    data: dict[str, np.ndarray],
+    config: TrainingConfig,
+    key: PRNGKeyArray,
+    validate: Validate,
+    selection: str,
+    best: Best = Best(),  # noqa: B008, an immutable tuple
+    checkpoints: Checkpoints | None = None,
+    monitor: Monitor | None = None,
+) -> FitResult:
+    """Trains from `state.step` to `config.steps`, or until patience is spent or Ctrl-C; returns the best parameters.
+
+    `data` is gathered on the host, by samples along the leading axis. `validate` is asked before the first step, every
+    `evaluate_every` steps and at the last; its figure `selection` (higher is better) chooses the best. To resume, pass state,
+    key and best of `Checkpoints.restore`. `state` is donated. Raises `NonFiniteLoss` and leaves the last checkpoint as it was.
+    """
+    order_key, step_key = jax.random.split(key)
+    samples = len(next(iter(data.values())))
+    train_step = make_train_step(objective, optimizer, state)
+    keeper = checkpoints or _DeviceCopy()
+    fetch = functools.partial(_fetch, checkpoints=checkpoints)
+
+    def record(step: int, metrics: Mapping[str, float]) -> None:
+        if monitor:
+            monitor.record(step, metrics)
+
+    def look(step: int, metrics: Mapping[str, float]) -> Best:
+        figures = fetch(step, validate(state.params))
+        record(step, {**metrics, **figures})
+        updated = best.after_look(step, figures[selection])
+        if updated.step == step:
+            keeper.save_best(state.params, step)
+        return updated
+
+    step, pending, receipt = int(state.step), None, None
+    if checkpoints:
+        checkpoints.require_start(step)
+    with Interruption() as interruption:
+        if best.step is None:
+            best = look(step, {})
+        while step < config.steps and not best.patience_spent(config.patience) and not interruption.requested:
+            indices = batch_indices(order_key, step, samples=samples, batch_size=config.batch_size)
+            state, metrics = train_step(state, {name: values[indices] for name, values in data.items()}, step_key)
+            if pending:
+                record(step, fetch(step, pending))
+            step, pending = step + 1, metrics
+            looking = step % config.evaluate_every == 0 or step == config.steps
+            saving = checkpoints is not None and step % config.checkpoint_every == 0
+            if looking:
+                best, pending = look(step, fetch(step, pending)), None
+            elif saving:
+                record(step, fetch(step, pending))
+                pending = None
+            if checkpoints and saving:
+                receipt = checkpoints.save(step, state, key=key, best=best)
+        if pending:
+            record(step, fetch(step, pending))
+        if checkpoints and checkpoints.latest != step:
+            receipt = checkpoints.save(step, state, key=key, best=best)
+    template = abstract(state.params)
+    del state  # room for the best parameters
+    params = keeper.restore_best(template, best.step)
+    return FitResult(params, best, step, best.patience_spent(config.patience), interruption.requested, receipt)
+
+
+def _fetch(step: int, metrics: Mapping[str, Any], *, checkpoints: Checkpoints | None) -> dict[str, float]:
+    """The metrics as numbers on the host; refuses one that is not finite."""
+    values = {name: float(value) for name, value in metrics.items()}
+    for name, value in sorted(values.items(), key=lambda item: item[0] != "loss"):  # the loss tells most, so it is named first
+        if not math.isfinite(value):
+            raise NonFiniteLoss(name, value, step, checkpoints)
+    return values

@@ -1,0 +1,142 @@
+"""What a person sees of a run while it learns, and what stays of it afterwards.
+
+Contract: `<workdir>/metrics.jsonl` is the source of truth, one JSON object a step, flushed at every write: `{"step": s,
+<metrics>, "timing": {"seconds": …, "samples_per_second": …}}`. Everything outside "timing" is a pure function of the
+configuration, so a resumed run, which cuts the rows after its checkpoint, ends with the rows of an uninterrupted one.
+TensorBoard events beside it hold the same numbers. On a terminal a progress line shows the last values; elsewhere one plain
+line is printed at every look at the validation pairs.
+"""
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from lattice_jax.errors import InputError
+
+METRICS = "metrics.jsonl"
+_SHOWN = {"loss": "loss", "similarity": "similarity", "validation_similarity": "validation"}
+
+
+class Monitor:
+    """Records and shows the metrics of one run; a context manager, closed in order whatever happens inside."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        steps: int,
+        batch_size: int,
+        print_every: int,
+        resume_step: int | None = None,
+        console: Console | None = None,
+    ):
+        """`resume_step` None starts a new record and refuses to touch an old one; else the rows after that step are cut."""
+        self._path = Path(workdir) / METRICS
+        self._steps, self._batch_size, self._print_every, self._resume_step = steps, batch_size, print_every, resume_step
+        self._console = console or Console()
+        self._shown: dict[str, float] = {}
+
+    def __enter__(self) -> "Monitor":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._resume_step is not None:
+            cut_metrics(self._path, self._resume_step)
+        elif self._path.exists() and self._path.stat().st_size:
+            raise InputError(
+                f"{self._path} already records a run",
+                expected="a folder without metrics",
+                fix="continue that run with --resume, or take another --workdir",
+            )
+        self._rows = self._path.open("a", buffering=1)
+        purge_step = None if self._resume_step is None else self._resume_step + 1
+        self._events = SummaryWriter(str(self._path.parent), purge_step=purge_step)
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("compiling", total=self._steps, completed=self._resume_step or 0)
+        self._progress.start()
+        self._last_time = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+        self._events.close()
+        self._rows.close()
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the row of `step` and moves the display on."""
+        now = time.perf_counter()
+        timing = {"seconds": now - self._last_time}
+        if "loss" in metrics:
+            timing["samples_per_second"] = self._batch_size / timing["seconds"]
+        self._last_time = now
+        self._rows.write(json.dumps({"step": step, **metrics, "timing": timing}, allow_nan=False) + "\n")
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        self._show(step, {**metrics, **timing})
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        self._shown.update(values)
+        parts = [f"{label} {self._shown[name]:.4f}" for name, label in _SHOWN.items() if name in self._shown]
+        if "samples_per_second" in self._shown:
+            parts.append(f"{self._shown['samples_per_second']:.1f} samples/s")
+        line = "  ".join(parts)
+        self._progress.update(self._task, completed=step, description=line)
+        if not self._console.is_terminal and (step % self._print_every == 0 or step == self._steps):
+            self._console.print(f"step {step}/{self._steps}  {line}", highlight=False, soft_wrap=True)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """The rows of a metrics file; a last line torn by a kill is left out."""
+    *lines, _torn = Path(path).read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}, is not JSON ({error})",
+                expected="one JSON object a line",
+                fix=f"delete line {number}, or take another --workdir",
+            ) from error
+    return rows
+
+
+def cut_metrics(path: str | os.PathLike, step: int) -> None:
+    """Removes the rows after `step`, atomically; a missing file stays missing."""
+    path = Path(path)
+    if not path.exists():
+        return
+    rows = [row for row in read_metrics(path) if row["step"] <= step]
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def median_samples_per_second(rows: Sequence[Mapping]) -> float | None:
+    """Median over the steps but the first, which waits for compilation; None when no step was measured."""
+    rates = [row["timing"]["samples_per_second"] for row in rows if "samples_per_second" in row["timing"]]
+    return statistics.median(rates[1:] or rates) if rates else None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

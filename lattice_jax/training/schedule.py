@@ -1,0 +1,44 @@
+"""How fast the parameters move: warm-up, cosine decay, clipping, AdamW.
+
+Contract: `learning_rate_schedule(config, steps)` is linear from 0 to the peak over the warm-up, then a half cosine that ends
+on the final rate at `steps`; a run no longer than its warm-up stays on the linear part. `make_optimizer` clips by the global
+norm first, so that one bad batch can't fill Adam's moments.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from lattice_jax.config import OptimizerConfig
+
+DecayMask = Callable[[Any], Any]
+"""Parameters to a tree of booleans of the same structure: True where weight decay applies."""
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the updates already made, 0 to `steps`."""
+    rise = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
+    final_fraction = config.final_learning_rate / config.learning_rate
+    fall = optax.cosine_decay_schedule(config.learning_rate, max(steps - config.warmup_steps, 1), alpha=final_fraction)
+    schedule = optax.join_schedules([rise, fall], [config.warmup_steps])
+    # A float count, because strict promotion forbids the product of optax's integer count and a rate.
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, decay_mask: DecayMask | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101) on gradients clipped by their global norm.
+
+    `decay_mask` chooses the parameters that weight decay shrinks; None takes them all.
+    """
+    adamw = optax.adamw(
+        learning_rate_schedule(config, steps),
+        b1=config.first_moment_decay,
+        b2=config.second_moment_decay,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)

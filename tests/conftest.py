@@ -1,0 +1,22 @@
+"""Strict numerics and checked shapes, under pytest only."""
+
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked here and cost nothing in use; linen modules stay out, beartype breaks their `init`.
+_hook = install_import_hook(
+    [
+        "lattice_jax.lattice.cell",
+        "lattice_jax.lattice.grid",
+        "lattice_jax.lattice.propagate",
+        "lattice_jax.lattice.step",
+        "lattice_jax.lattice.surface",
+        "lattice_jax.evaluation.similarity",
+    ],
+    "beartype.beartype",
+)
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)  # the sharded pass is tested beside the plain one
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")

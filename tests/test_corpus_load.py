@@ -1,0 +1,78 @@
+"""The corpus as a run sees it: the shipped sets share what they are judged on, and nothing of it leaks."""
+
+import json
+
+import pytest
+
+from lattice_jax.config import CorpusConfig
+from lattice_jax.corpus.corpus import load_corpus
+from lattice_jax.corpus.overlap import word_set
+from lattice_jax.corpus.pairs import TEN_QUESTIONS, data_hash, load_pairs
+from lattice_jax.errors import InputError
+
+SETTINGS = [{}, {"split_seed": 3}, {"held_out_pairs": 60, "validation_pairs": 5}, {"near_duplicate_similarity": 0.5}]
+
+
+def chosen(corpus, side):
+    return [corpus.pairs[index] for index in getattr(corpus.split, side)]
+
+
+def test_hundred_has_the_promised_counts():
+    corpus = load_corpus(CorpusConfig())
+    assert (len(corpus.split.held_out), len(corpus.split.validation)) == (40, 12)
+    assert len(corpus.split.train) >= 88
+    assert corpus.pairs == load_pairs("hundred")
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_ten_are_trained_and_judged_on_what_the_hundred_are(settings):
+    ten, hundred = (load_corpus(CorpusConfig(pairs=name, **settings)) for name in ("ten", "hundred"))
+    assert {pair.question for pair in chosen(ten, "train")} == set(TEN_QUESTIONS)
+    assert set(chosen(ten, "train")) < set(chosen(hundred, "train"))
+    assert chosen(ten, "held_out") == chosen(hundred, "held_out")
+    assert chosen(ten, "validation") == chosen(hundred, "validation")
+    assert sorted(ten.split.train + ten.split.validation + ten.split.held_out) == list(range(len(ten.pairs)))
+
+
+def test_loading_twice_gives_the_same():
+    assert load_corpus(CorpusConfig()) == load_corpus(CorpusConfig())
+
+
+def test_no_sentence_repeats_judged_text():
+    corpus = load_corpus(CorpusConfig())
+    judged = [
+        word_set(text) for side in ("held_out", "validation") for p in chosen(corpus, side) for text in (p.question, p.answer)
+    ]
+    assert len(corpus.sentences) > 4000
+    for sentence in corpus.sentences:
+        words = word_set(sentence)
+        assert max(len(words & text) for text in judged) < 0.8 * len(words), sentence
+
+
+@pytest.mark.parametrize("side", ["held_out", "validation"])
+@pytest.mark.parametrize("part", ["question", "answer"])
+def test_sentences_that_repeat_judged_text_are_removed_and_counted(tmp_path, side, part):
+    leak = getattr(chosen(load_corpus(CorpusConfig()), side)[0], part)
+    path = tmp_path / "sentences.txt"
+    path.write_text(f"An innocent sentence about gardens.\n{leak}\n")
+    corpus = load_corpus(CorpusConfig(sentences=str(path)))
+    assert corpus.sentences == ("An innocent sentence about gardens.",)
+    assert corpus.sentences_removed == 1
+
+
+def test_hash_covers_pairs_and_sentences():
+    corpus = load_corpus(CorpusConfig())
+    assert corpus.hash == data_hash(corpus.pairs, corpus.sentences)
+    hashes = {
+        load_corpus(CorpusConfig(pairs=p, sentences=s)).hash for p in ("ten", "hundred") for s in ("none", "scikit_learn_guide")
+    }
+    assert len(hashes) == 4
+
+
+def test_any_file_is_divided_by_the_same_rules(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}?", "answer": f"word{n}"}) + "\n" for n in range(20)))
+    corpus = load_corpus(CorpusConfig(pairs=str(path), sentences="none", held_out_pairs=5, validation_pairs=4))
+    assert [len(chosen(corpus, side)) for side in ("held_out", "validation", "train")] == [5, 4, 11]
+    with pytest.raises(InputError, match="has 20 pairs, too few to divide"):
+        load_corpus(CorpusConfig(pairs=str(path)))

@@ -1,0 +1,150 @@
+"""The record of a run and what is shown of it."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from lattice_jax.errors import InputError
+from lattice_jax.training.monitor import (
+    METRICS,
+    Monitor,
+    cut_metrics,
+    median_samples_per_second,
+    peak_memory_bytes,
+    read_metrics,
+)
+
+
+def monitor(workdir, **keywords):
+    settings = {"steps": 40, "batch_size": 8, "print_every": 20, "console": Console(file=io.StringIO(), width=120)}
+    return Monitor(workdir, **{**settings, **keywords})
+
+
+def fill(recorder, first, last):
+    for step in range(first, last + 1):
+        recorder.record(
+            step, {"loss": 1 / step, "similarity": 0.5, **({"validation_similarity": 0.4} if step % 20 == 0 else {})}
+        )
+
+
+def without_timing(path):
+    return [{name: value for name, value in row.items() if name != "timing"} for row in read_metrics(path)]
+
+
+def test_rows_hold_the_figures_and_timing_apart(tmp_path):
+    with monitor(tmp_path) as recorder:
+        recorder.record(0, {"validation_similarity": 0.1})
+        recorder.record(1, {"loss": 0.7, "gradient_norm": 2.0})
+        # Flushed at every write: readable while the run goes on.
+        assert without_timing(tmp_path / METRICS) == [
+            {"step": 0, "validation_similarity": 0.1},
+            {"step": 1, "loss": 0.7, "gradient_norm": 2.0},
+        ]
+    first, second = read_metrics(tmp_path / METRICS)
+    assert set(first["timing"]) == {"seconds"}
+    assert second["timing"]["samples_per_second"] == pytest.approx(8 / second["timing"]["seconds"])
+
+
+def test_resumed_record_equals_an_uninterrupted_one(tmp_path):
+    with monitor(tmp_path / "whole") as recorder:
+        fill(recorder, 1, 40)
+    with monitor(tmp_path / "parts") as recorder:
+        fill(recorder, 1, 27)
+    with (tmp_path / "parts" / METRICS).open("a") as file:
+        file.write('{"step": 28, "loss": 0.0')  # torn by a kill
+    with monitor(tmp_path / "parts", resume_step=20) as recorder:
+        fill(recorder, 21, 40)
+    assert without_timing(tmp_path / "parts" / METRICS) == without_timing(tmp_path / "whole" / METRICS)
+
+
+def test_cut_keeps_the_rows_as_they_were(tmp_path):
+    path = tmp_path / METRICS
+    rows = [json.dumps({"step": step, "loss": 0.1 + step, "timing": {"seconds": 0.3}}) for step in range(6)]
+    path.write_text("\n".join(rows) + "\n")
+    cut_metrics(path, 3)
+    assert path.read_text() == "\n".join(rows[:4]) + "\n"
+    cut_metrics(tmp_path / "absent.jsonl", 3)
+    assert [entry.name for entry in tmp_path.iterdir()] == [METRICS]
+
+
+def test_damaged_row_is_named(tmp_path):
+    (tmp_path / METRICS).write_text('{"step": 0}\nnot json\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 2, is not JSON"):
+        monitor(tmp_path, resume_step=2).__enter__()
+
+
+def test_record_of_another_run_is_left_alone(tmp_path):
+    with monitor(tmp_path) as recorder:
+        fill(recorder, 1, 3)
+    before = (tmp_path / METRICS).read_bytes()
+    with pytest.raises(InputError, match="already records a run"):
+        monitor(tmp_path).__enter__()
+    assert (tmp_path / METRICS).read_bytes() == before
+
+
+def test_tensorboard_holds_the_same_figures(tmp_path):
+    with monitor(tmp_path) as recorder:
+        fill(recorder, 1, 3)
+    (path,) = tmp_path.glob("events*")
+    scalars = [(event.step, value.tag, value.simple_value) for event in events(path) for value in event.summary.value]
+    expected = [(row["step"], name, row[name]) for row in read_metrics(tmp_path / METRICS) for name in ("loss", "similarity")]
+    assert [scalar[:2] for scalar in scalars] == [scalar[:2] for scalar in expected]
+    assert [scalar[2] for scalar in scalars] == pytest.approx([scalar[2] for scalar in expected])
+
+
+def events(path):
+    """The records of an event file: length (8 bytes), its checksum (4), content, its checksum (4)."""
+    content = path.read_bytes()
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+
+
+def test_without_a_terminal_one_line_a_look(tmp_path):
+    output = io.StringIO()
+    with monitor(tmp_path, console=Console(file=output, width=120)) as recorder:
+        fill(recorder, 1, 40)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("step 20/40  loss 0.0500  similarity 0.5000  validation 0.4000")
+    assert lines[0].endswith("samples/s")
+
+
+def test_terminal_shows_progress_and_is_restored_after_an_error(tmp_path):
+    output = io.StringIO()
+    console = Console(file=output, width=140, force_terminal=True)
+    recorder = monitor(tmp_path, console=console)
+
+    def fail_at_step_20():
+        with recorder:
+            fill(recorder, 1, 20)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_at_step_20()
+    shown = output.getvalue()
+    assert "20/40" in shown
+    assert "validation 0.4000" in shown
+    assert "left" in shown
+    assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l") == 1, "the cursor is hidden once and shown again"
+    with pytest.raises(ValueError, match="closed"):
+        recorder.record(21, {"loss": 0.1})
+
+
+def test_median_leaves_the_compiled_step_out():
+    def row(rate):
+        return {"timing": {"seconds": 1.0} if rate is None else {"seconds": 1.0, "samples_per_second": rate}}
+
+    assert median_samples_per_second([row(None), row(1000.0), row(5.0), row(7.0), row(6.0)]) == 6.0
+    assert median_samples_per_second([row(None), row(3.0)]) == 3.0
+    assert median_samples_per_second([row(None)]) is None
+
+
+def test_peak_memory_counts_what_was_held():
+    before = peak_memory_bytes()
+    held = b"x" * (before + 50_000_000)
+    assert before + 40_000_000 < peak_memory_bytes() < len(held) + before + 200_000_000

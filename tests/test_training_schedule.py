@@ -1,0 +1,61 @@
+"""The learning rate over a run, and what the optimizer does to gradients and weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lattice_jax.config import OptimizerConfig
+from lattice_jax.training.schedule import learning_rate_schedule, make_optimizer
+
+CONFIG = OptimizerConfig(learning_rate=3e-4, final_learning_rate=1e-4, warmup_steps=20)
+
+
+def rates(config: OptimizerConfig, steps: int, counts: list[int]) -> np.ndarray:
+    schedule = learning_rate_schedule(config, steps)
+    return np.array([float(schedule(jnp.int32(count))) for count in counts])
+
+
+def test_rate_rises_linearly_then_falls_by_half_a_cosine():
+    np.testing.assert_allclose(rates(CONFIG, 200, [0, 5, 10, 20]), [0, 0.75e-4, 1.5e-4, 3e-4], rtol=1e-6)
+    # Half way down the cosine is the mean of peak and final rate; a quarter of the way is (1 + cos 45 degrees) / 2.
+    quarter = 1e-4 + 2e-4 * (1 + 0.5**0.5) / 2
+    np.testing.assert_allclose(rates(CONFIG, 200, [65, 110, 200, 300]), [quarter, 2e-4, 1e-4, 1e-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 20])
+def test_run_within_its_warmup_stays_on_the_line(steps):
+    np.testing.assert_allclose(rates(CONFIG, steps, [0, steps]), [0, 3e-4 * steps / 20], rtol=1e-6)
+
+
+def test_no_warmup_starts_at_the_peak():
+    config = OptimizerConfig(learning_rate=3e-4, final_learning_rate=0, warmup_steps=0)
+    np.testing.assert_allclose(rates(config, 100, [0, 50, 100]), [3e-4, 1.5e-4, 0], atol=1e-10)
+
+
+def test_weight_decay_shrinks_only_what_the_mask_names():
+    config = OptimizerConfig(learning_rate=0.1, final_learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+    params = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full((2,), 4.0)}
+    zeros = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros((2,))}
+
+    def after_one_update(mask):
+        optimizer = make_optimizer(config, 10, mask)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        updated = optax.apply_updates(params, updates)
+        return float(updated["kernel"][0, 0]), float(updated["bias"][0])
+
+    shrunk = 4.0 * (1 - 0.1 * 0.5)
+    assert after_one_update(lambda tree: {name: leaf.ndim > 1 for name, leaf in tree.items()}) == pytest.approx((shrunk, 4.0))
+    assert after_one_update(None) == pytest.approx((shrunk, shrunk))
+
+
+def test_moments_see_the_clipped_gradient():
+    config = OptimizerConfig(gradient_clip=0.5, first_moment_decay=0.9)
+    params = {"kernel": jnp.zeros((3, 4))}
+    optimizer = make_optimizer(config, 10)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update({"kernel": jnp.full((3, 4), 100.0)}, optimizer.init(params), params)
+    moment = optax.tree.get(state, "mu")
+    assert float(optax.tree.norm(moment)) / (1 - 0.9) == pytest.approx(0.5)
