@@ -52,12 +52,12 @@ def test_no_sentence_repeats_judged_text():
 @pytest.mark.parametrize("side", ["held_out", "validation"])
 @pytest.mark.parametrize("part", ["question", "answer"])
 def test_sentences_that_repeat_judged_text_are_removed_and_counted(tmp_path, side, part):
-    leak = getattr(chosen(load_corpus(CorpusConfig()), side)[0], part)
+    leaks = [getattr(pair, part) for pair in chosen(load_corpus(CorpusConfig()), side)]
     path = tmp_path / "sentences.txt"
-    path.write_text(f"An innocent sentence about gardens.\n{leak}\n")
+    path.write_text("\n".join(["An innocent sentence about gardens.", *leaks]))
     corpus = load_corpus(CorpusConfig(sentences=str(path)))
     assert corpus.sentences == ("An innocent sentence about gardens.",)
-    assert corpus.sentences_removed == 1
+    assert corpus.sentences_removed == len(leaks)
 
 
 def test_hash_covers_pairs_and_sentences():

@@ -1,5 +1,6 @@
 """The verdict's dictionary, sentence and table, and the plots made of them."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.plots import plot_learning, plot_verdict, spread
-from lattice_jax.evaluation.similarity import measure
+from lattice_jax.evaluation.similarity import Estimate, measure
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge, render
 
 MEASURES = ("similarity", "recall_at_1", "recall_at_5", "mrr")
@@ -77,6 +78,14 @@ def test_the_sentence_says_above_below_and_level_as_the_paired_intervals_do(verd
     assert "shuffled" not in sentence
 
 
+@pytest.mark.parametrize("gain", [Estimate(0.01, -0.05, 0.07), Estimate(-0.01, -0.07, 0.05)])
+def test_a_difference_that_may_be_none_is_level(verdict, gain):
+    unclear = dataclasses.replace(verdict, gains=dict.fromkeys(verdict.gains, gain))
+    assert unclear.sentence().count("level with") == 4
+    assert "above" not in unclear.sentence()
+    assert "below" not in unclear.sentence()
+
+
 def test_the_table_fits_a_terminal_and_shows_every_row(verdict):
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(render(verdict))
@@ -104,9 +113,9 @@ def test_the_table_fits_a_terminal_and_shows_every_row(verdict):
 
 
 def test_the_best_real_predictor_is_emphasised_and_no_control_is(verdict):
-    table = render(verdict)
-    similarities = list(table.columns[1].cells)
-    assert ["bold green" in str(cell) for cell in similarities] == [False, False, False, False, False, True, False, False]
+    for ceiling in (verdict.ceiling, verdict.baselines["mlp"]):
+        similarities = render(dataclasses.replace(verdict, ceiling=ceiling)).columns[1].cells
+        assert ["bold green" in str(cell) for cell in similarities] == [False, False, False, False, False, True, False, False]
 
 
 def test_the_blue_bar_grows_with_the_lattice(verdict, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -143,15 +144,26 @@ def test_a_killed_process_loses_one_shard_at_most(config, tmp_path, plain):
 
 def test_two_processes_may_fill_one_cache(config, tmp_path, plain):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "99", *TEXTS]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        np.testing.assert_allclose(np.frombuffer(output, np.float32).reshape(12, 384), plain, atol=1e-6)
+    with ThreadPoolExecutor(2) as pool:
+        finished = list(pool.map(lambda _: subprocess.run(command, capture_output=True), range(2)))
+    for process in finished:
+        assert process.returncode == 0, process.stderr.decode()
+        np.testing.assert_allclose(np.frombuffer(process.stdout, np.float32).reshape(12, 384), plain, atol=1e-6)
     progress = Progress()
     np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports == []
     assert all(not path.name.startswith(".writing-") for path in teacher_directory(MINILM, tmp_path).iterdir())
+
+
+def test_many_may_write_one_shard_at_once(tmp_path):
+    rows = {address(MINILM, str(index)): np.full(384, index, np.float32) for index in range(200)}
+    for attempt in range(10):
+        directory = tmp_path / str(attempt)
+        with ThreadPoolExecutor(8) as pool:
+            paths = list(pool.map(lambda _, directory=directory: write_shard(directory, rows, "metadata"), range(8)))
+        assert set(directory.iterdir()) == set(paths)
+        stored = read_shards(directory, rows)
+        assert all(np.array_equal(stored[key], row) for key, row in rows.items())
 
 
 def test_cut_texts_are_counted(config):

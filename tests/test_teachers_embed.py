@@ -87,7 +87,18 @@ def test_batches_hold_every_text_once_in_few_shapes():
         assert 0 < len(members) <= rows <= 32
         assert max(counts[index] for index in members) <= length
         assert length * rows <= 32 * 64
-    assert {(length, rows) for length, rows, _ in planned} == {(16, 32), (32, 32), (64, 32), (128, 16), (256, 8), (384, 5)}
+    assert {(length, rows) for length, rows, _ in planned} == {
+        (16, 32),
+        (24, 32),
+        (32, 32),
+        (48, 32),
+        (64, 32),
+        (96, 21),
+        (128, 16),
+        (192, 10),
+        (256, 8),
+        (384, 5),
+    }
     assert {length for length, _, _ in batches([3, 256], 32, 256)} == {16, 256}
 
 

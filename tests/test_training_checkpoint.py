@@ -126,8 +126,11 @@ def flip_a_bit(file):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [delete, empty, halve, flip_a_bit])
-def test_damage_to_any_file_is_refused(copy, damage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(delete, "is missing"), (empty, "has 0 bytes"), (halve, "bytes"), (flip_a_bit, "was changed after it was saved")],
+)
+def test_damage_to_any_file_is_refused(copy, damage, message):
     state = trained()
     files = sorted(file for file in (copy / "3").rglob("*") if file.is_file() and file.stat().st_size and file.name != SEAL)
     assert len(files) > 5
@@ -137,6 +140,7 @@ def test_damage_to_any_file_is_refused(copy, damage):
         with pytest.raises(InputError) as caught:
             Checkpoints(copy).restore(abstract(state))
         assert str(file) in caught.value.found
+        assert message in caught.value.found
         assert "--resume" in caught.value.fix
         file.write_bytes(content)
     assert_identical(Checkpoints(copy).restore(abstract(state)).state, state)

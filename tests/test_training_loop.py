@@ -180,8 +180,8 @@ def test_patience_counts_on_after_a_resume(tmp_path):
 def test_non_finite_loss_names_the_step_and_leaves_the_checkpoint(tmp_path):
     def diverging(params, batch, *, key):
         loss, metrics = task.objective(params, batch, key=key)
-        # The log leaves its domain as soon as training has brought the loss below 0.2.
-        return loss + 0 * jnp.log(loss - 0.2), metrics
+        # The root, and its gradient, leave their domain as soon as training has brought the loss below 0.2.
+        return loss + 0 * jnp.sqrt(loss - 0.2), metrics
 
     checkpoints = Checkpoints(tmp_path)
     config = TrainingConfig(steps=240, batch_size=12, evaluate_every=240, patience=0, checkpoint_every=5)

@@ -70,7 +70,7 @@ def _prefixes(texts: Sequence[WordSet], threshold: float, frequencies: Counter[s
 
 
 def _needed(threshold: float, size: int) -> int:
-    # 0.7 * 10 is 7.000000000000001 in floating point, and 7 of 10 words must do.
+    # 0.28 * 25 is 7.000000000000001 in floating point, and 7 of 25 words must do.
     return max(math.ceil(threshold * size - 1e-9), 1)
 
 

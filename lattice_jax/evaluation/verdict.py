@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax.evaluation.similarity import MEASURES, Estimate, Measures, paired_difference, score_pairs, summarise
@@ -155,7 +154,7 @@ def _scores(predicted: BothSides, answers: BothSides) -> BothSides:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return escape(f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]")
+    return f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _figure(estimate: Estimate) -> str:
@@ -177,7 +176,7 @@ def render(verdict: Verdict) -> Table:
     rows = verdict.rows()
     # One space of padding, on the right alone: the table fits 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.caption, table.caption_justify, table.caption_style = escape(verdict.sentence()), "left", ""
+    table.caption, table.caption_justify, table.caption_style = verdict.sentence(), "left", ""
     table.add_column("", no_wrap=True)
     cells: dict[str, list[str]] = {name: [label(name)] for name in rows}
     for heading, estimate_of, text in COLUMNS:

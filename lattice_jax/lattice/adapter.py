@@ -1,9 +1,11 @@
 """The universal adapter: teacher embeddings <-> vectors for a face of the cube.
 
-Contract: `encode` maps [batch, teacher] to [batch, code], `decode` back; both are linen methods of one `Adapter`, so one parameter tree
-holds both. It is trained to reproduce embeddings before the cube is, then frozen: targets that move with the model collapse.
-Start values are those of principal component analysis wherever the strategy has a linear path, so training starts near the linear optimum.
+Contract: `encode` maps [batch, teacher] to [batch, code], `decode` back; both are linen methods of one `Adapter`, so one
+parameter tree holds both. It is trained to reproduce embeddings before the cube learns, then frozen in a `Codec`: targets that
+move with the model collapse. `principal_start` gives start values near principal component analysis, the linear optimum.
 """
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lattice_jax.config import AdapterConfig
-
 _SHRINK = 0.7
 _LINEAR_SCALE = 0.2
 _LINEAR_BIAS = 2.0
+_RIDGE = 1e-3
 
 
 def hierarchical_widths(teacher: int, code: int) -> tuple[int, ...]:
@@ -55,7 +56,7 @@ class Attention(nn.Module):
         tokens = tokens + self.param("position", nn.initializers.normal(0.02), (self.tokens, self.channels))
         tokens = tokens + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(tokens))
         mixed = tokens.reshape(*values.shape[:-1], self.tokens * self.channels)
-        return nn.Dense(self.size)(values) + nn.Dense(self.size, kernel_init=nn.initializers.zeros)(mixed)
+        return nn.Dense(self.size, name="direct")(values) + nn.Dense(self.size, kernel_init=nn.initializers.zeros)(mixed)
 
 
 class Adapter(nn.Module):
@@ -91,3 +92,89 @@ class Adapter(nn.Module):
 
     def __call__(self, embeddings: Array) -> Array:
         return self.decode(self.encode(embeddings))
+
+
+class Codec(NamedTuple):
+    """A frozen adapter: embeddings <-> vectors whose numbers have a mean square of 1 over the text that it was trained on."""
+
+    adapter: Adapter
+    parameters: dict
+    scale: float
+
+    def encode(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
+        return self.adapter.apply(self.parameters, embeddings, method="encode") / self.scale
+
+    def decode(self, codes: Float[Array, "batch code"]) -> Float[Array, "batch teacher"]:
+        return self.adapter.apply(self.parameters, codes * self.scale, method="decode")
+
+
+def freeze(adapter: Adapter, parameters: dict, embeddings: Float[Array, "text teacher"]) -> Codec:
+    """The adapter as a `Codec`, its scale taken from `embeddings`."""
+    codes = adapter.apply(parameters, embeddings, method="encode")
+    return Codec(adapter, parameters, float(jnp.sqrt(jnp.mean(jnp.square(codes)))))
+
+
+def principal_start(adapter: Adapter, embeddings: np.ndarray) -> dict:
+    """Start values fitted to `embeddings` [text, teacher], layer by layer, so that training starts near the linear optimum.
+
+    Every encoder layer projects on the principal components of what reaches it; every decoder layer keeps all it gets, and the
+    last one is the ridge regression on the embeddings. Normalisation and gelu in between start in their nearly linear range.
+    What no linear path holds (the attention of that strategy) keeps its random start.
+    """
+    random = adapter.init(jax.random.key(0), jnp.zeros((1, adapter.teacher)))["params"]
+    encoder = _fitted(random["encoder"], embeddings, targets=None)
+    codes = np.asarray(adapter.apply({"params": random | {"encoder": encoder}}, embeddings, method="encode"))
+    decoder = _fitted(random["decoder"], codes, targets=embeddings)
+    return {"params": jax.tree.map(jnp.asarray, {"encoder": encoder, "decoder": decoder})}
+
+
+def _fitted(layers: dict, values: np.ndarray, *, targets: np.ndarray | None) -> dict:
+    """The dense layers of a stack set one after the other, each to what the ones before it make of `values`."""
+    names = ["direct"] if "direct" in layers else sorted(name for name in layers if name.startswith("Dense"))
+    fitted = dict(layers)
+    for name in names:
+        width = layers[name]["bias"].shape[0]
+        last = name == names[-1]
+        kernel = _ridge(values, targets) if last and targets is not None else _projection(values, width)
+        wanted = targets.mean(0) if last and targets is not None else np.zeros(width)
+        bias = wanted - values.mean(0) @ kernel
+        fitted[name] = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+        values = values @ kernel + bias
+        if not last:
+            centred = values - values.mean(-1, keepdims=True)
+            scaled = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-6)
+            values = np.asarray(nn.gelu(jnp.asarray(_LINEAR_SCALE * scaled + _LINEAR_BIAS, jnp.float32)))
+    return fitted
+
+
+def _projection(values: np.ndarray, width: int) -> np.ndarray:
+    """Orthonormal directions [inner, width]: the principal ones, or, where the layer widens, an isometry."""
+    inner = values.shape[1]
+    if width > inner:
+        return np.linalg.qr(np.random.default_rng(0).normal(size=(width, inner)))[0].T
+    centred = (values - values.mean(0)).astype(np.float64)
+    return np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :width]
+
+
+def _ridge(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The matrix [inner, outer] that best maps centred values to centred targets, lightly regularised."""
+    centred, wanted = (values - values.mean(0)).astype(np.float64), (targets - targets.mean(0)).astype(np.float64)
+    gram = centred.T @ centred
+    penalty = _RIDGE * np.trace(gram) / len(gram)
+    return np.linalg.solve(gram + penalty * np.eye(len(gram)), centred.T @ wanted)
+
+
+class PrincipalComponents(NamedTuple):
+    """Principal component analysis at a given width: the linear optimum, and so the yardstick of every adapter."""
+
+    mean: np.ndarray
+    components: np.ndarray
+
+    def reconstruct(self, embeddings: np.ndarray) -> np.ndarray:
+        """Embeddings [text, teacher] after a projection on the components and back."""
+        return self.mean + (embeddings - self.mean) @ self.components @ self.components.T
+
+
+def principal_components(embeddings: np.ndarray, width: int) -> PrincipalComponents:
+    """The `width` principal components of `embeddings` [text, teacher]."""
+    return PrincipalComponents(embeddings.mean(0), _projection(embeddings, width))

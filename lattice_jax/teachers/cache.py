@@ -28,7 +28,7 @@ ENCODER_REVISION = 1
 """To be raised by whoever changes what `embed.encode` returns for any text."""
 
 SHARD_ROWS = 512
-"""Embeddings in a shard at most, which is what a killed process loses: 20 seconds of MPNet on one core."""
+"""Embeddings in a shard at most, which is what a killed process loses: about a minute of MPNet on one core."""
 
 Rows = dict[bytes, np.ndarray]
 """Address -> embedding."""

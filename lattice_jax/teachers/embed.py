@@ -28,8 +28,9 @@ from lattice_jax.errors import InputError
 from lattice_jax.teachers.bert import build_encoder, convert, read_config, read_tensors
 from lattice_jax.teachers.weights import TeacherSource, check_file, find_files, teacher_source
 
-PADDED_LENGTHS = (16, 32, 64, 128, 256)
-"""Lengths that texts are padded to, in tokens; longer texts are padded to the teacher's maximum."""
+PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Lengths that texts are padded to, in tokens; longer texts are padded to the teacher's maximum. One compilation each: finer
+steps would spend on compiling what they save on padding."""
 
 FULL_BATCH_LENGTH = 64
 """Padded length up to which a batch holds all of `batch_size` texts; longer ones are fewer, so that the tokens stay as many."""

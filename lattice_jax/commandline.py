@@ -1,0 +1,152 @@
+"""The command line: arguments in, one clear message out when they can't be used.
+
+Contract: a configuration file is Python with one `CONFIG`; every field is overridden by its dotted name. `InputError` becomes a message
+on standard error and exit code 2, without a traceback; Ctrl-C exits with 130.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from lattice_jax.config import Config
+from lattice_jax.errors import InputError
+
+Arguments = TypeVar("Arguments")
+
+CONFIG_RECORD = "config.json"
+_MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Bad input ends the program with one message and code 2; Ctrl-C with 130."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def load_config(path: Path) -> Config:
+    """The `CONFIG` of a configuration file."""
+    known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.py"))) or "none in ./configs"
+    if not path.is_file():
+        raise InputError(f"there is no configuration {path}", expected=f"a Python file ({known})", fix="give --config FILE")
+    try:
+        config = runpy.run_path(str(path)).get("CONFIG")
+    except (SyntaxError, TypeError, NameError, AttributeError, ImportError) as error:
+        raise InputError(
+            f"{path} can't be read: {error}",
+            expected="Python that sets CONFIG = Config(...) with the fields of lattice_jax/config.py",
+            fix=f"correct {path}",
+        ) from error
+    if not isinstance(config, Config):
+        raise InputError(
+            f"{path} sets CONFIG to {type(config).__name__}", expected="a lattice_jax.config.Config", fix=f"correct {path}"
+        )
+    return config
+
+
+def parse_with_config(arguments: type[Arguments], argv: Sequence[str], description: str) -> tuple[Arguments, str]:
+    """`arguments`, a dataclass whose only field without default is `config`, and the configuration file's name.
+
+    `--config FILE` gives the start values, `--config.SETTING VALUE` overrides one.
+    """
+    path, rest = _take_config_path(argv)
+    if path is None and not {"-h", "--help"} & set(rest):
+        raise InputError("no configuration was named", expected="--config FILE", fix="try --config configs/phase3.py")
+    start = arguments(config=load_config(path) if path else Config())  # pyright: ignore[reportCallIssue]
+    return tyro.cli(arguments, args=rest, default=start, description=description), path.stem if path else ""
+
+
+def _take_config_path(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The value of `--config`, and all other arguments."""
+    rest = list(argv)
+    for index, argument in enumerate(rest):
+        if argument == "--config" and index + 1 < len(rest):
+            return Path(rest[index + 1]), rest[:index] + rest[index + 2 :]
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")), rest[:index] + rest[index + 1 :]
+    return None, rest
+
+
+def use_devices(config: Config) -> Config:
+    """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number it gets.
+
+    The number is recorded because parameters lie padded for it on disk. To be called before JAX computes anything.
+    """
+    import jax
+
+    from lattice_jax.lattice.devices import cell_mesh
+
+    jax.config.update("jax_num_cpu_devices", config.lattice.devices or os.cpu_count() or 1)
+    mesh = cell_mesh(config.lattice)
+    lattice = dataclasses.replace(config.lattice, devices=1 if mesh is None else mesh.size)
+    return dataclasses.replace(config, lattice=lattice)
+
+
+def new_workdir(wanted: Path | None, name: str) -> Path:
+    """The folder that was asked for, or the first free one of runs/NAME, runs/NAME-2, ..."""
+    if wanted is not None:
+        return wanted
+    number = 1
+    while (free := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return free
+
+
+def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
+    """Write `config.json`, or, to resume, refuse settings that differ from those written there."""
+    path = workdir / CONFIG_RECORD
+    if not resume:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise InputError(
+                f"{workdir} already holds a run", expected="a new folder", fix="give --resume, or another --workdir"
+            )
+        path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
+        return
+    saved, wanted = _flat(read_config_record(workdir).as_dict()), _flat(config.as_dict())
+    different = [
+        name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(_MAY_CHANGE_ON_RESUME)
+    ]
+    if different:
+        raise InputError(
+            "these settings are not those of the run: " + ", ".join(f"{name} = {wanted[name]!r}" for name in different),
+            expected=", ".join(f"{name} = {saved.get(name)!r}" for name in different) + f" ({path})",
+            fix="resume with the run's own settings, or start anew in another --workdir",
+        )
+
+
+def read_config_record(workdir: Path) -> Config:
+    """The configuration of a run."""
+    path = workdir / CONFIG_RECORD
+    if not path.is_file():
+        raise InputError(f"{workdir} holds no run", expected=f"a folder with {CONFIG_RECORD}", fix="give the --workdir of a run")
+    try:
+        return _rebuild(Config, json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"{path} can't be read: {error}", expected="a run's settings as JSON", fix="restore it") from error
+
+
+def _rebuild(kind: type, values: dict):
+    nested = {entry.name: entry.type for entry in dataclasses.fields(kind)}
+    return kind(**{name: _rebuild(nested[name], value) if isinstance(value, dict) else value for name, value in values.items()})
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,287 @@
+"""One run from text to verdict: the only room in which all wings meet.
+
+Contract: every function takes the configuration and what came before it, and returns arrays, parameters or figures. A run's folder holds
+`config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `adapter/` and event files; `summary.json` is written at the very end.
+Held-out pairs are embedded with the rest and next touched by `judge_run`; all choices are made on the validation pairs.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
+from lattice_jax.corpus.corpus import Corpus, load_corpus
+from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
+from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers
+from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
+from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
+from lattice_jax.teachers.cache import embed_texts
+from lattice_jax.training.checkpoint import Checkpoints, abstract
+from lattice_jax.training.loop import FitResult, fit, initial_state
+from lattice_jax.training.monitor import Monitor
+from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
+from lattice_jax.training.schedule import make_optimizer
+
+Progress = Callable[[int, int], None]
+
+
+class Material(NamedTuple):
+    """Texts and their embeddings, in the teacher's space."""
+
+    corpus: Corpus
+    questions: np.ndarray
+    answers: np.ndarray
+    sentences: np.ndarray
+
+    def pairs(self, side: str) -> Pairs:
+        """Questions and answers of 'train', 'validation' or 'held_out'."""
+        rows = list(getattr(self.corpus.split, side))
+        return Pairs(self.questions[rows], self.answers[rows])
+
+    def adapter_text(self) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings that the adapter may learn from: those of the training pairs, and those of the unlabelled sentences."""
+        return np.concatenate(self.pairs("train")), self.sentences
+
+
+def gather(config: Config, on_progress: Progress | None = None) -> Material:
+    """Load the corpus and embed it, each text once for all runs."""
+    corpus = load_corpus(config.corpus)
+    texts = [pair.question for pair in corpus.pairs] + [pair.answer for pair in corpus.pairs] + list(corpus.sentences)
+    embeddings = embed_texts(texts, config.teacher, on_progress=on_progress)
+    count = len(corpus.pairs)
+    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :])
+
+
+def make_adapter(config: Config, material: Material) -> Adapter:
+    """The adapter between this teacher and this cube, without parameters."""
+    code = config.lattice.surface_size(config.lattice.input_face)
+    return Adapter(material.questions.shape[1], code, config.adapter.strategy)
+
+
+def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
+    """Train the adapter to reproduce embeddings, keep the best on the validation text, and freeze it.
+
+    A finished adapter in the run's folder is taken as it is.
+    """
+    adapter = make_adapter(config, material)
+    checkpoints = Checkpoints(workdir / "adapter")
+    pairs, sentences = material.adapter_text()
+    parameters = principal_start(adapter, np.concatenate([pairs, sentences]))
+    if checkpoints.latest is None:
+        _train_adapter(config, material, adapter, parameters, checkpoints)
+    return freeze(adapter, checkpoints.restore_best(abstract(parameters)), jnp.concatenate([pairs, sentences]))
+
+
+def _train_adapter(config: Config, material: Material, adapter: Adapter, parameters: dict, checkpoints: Checkpoints) -> None:
+    settings = config.adapter
+    pairs, sentences = material.adapter_text()
+    share = settings.pair_fraction
+    repeats = max(1, round(share / (1 - share) * len(sentences) / len(pairs))) if share < 1 else 1
+    text = np.concatenate([np.tile(pairs, (repeats, 1)), sentences[: len(sentences) if share < 1 else 0]])
+    schedule = OptimizerConfig(settings.learning_rate, settings.learning_rate / 10, weight_decay=0.0)
+    optimizer = make_optimizer(schedule, settings.steps)
+    chosen_by = np.concatenate(material.pairs("validation"))
+    training = TrainingConfig(
+        settings.steps, settings.batch_size, settings.evaluate_every, patience=0, checkpoint_every=settings.steps
+    )
+    reconstruct = jax.jit(adapter.apply)
+
+    def validate(parameters: dict) -> dict[str, float]:
+        return {"validation_similarity": float(np.mean(cosine_similarity(np.asarray(reconstruct(parameters, chosen_by)), chosen_by)))}
+
+    with Monitor(
+        checkpoints.directory, steps=settings.steps, batch_size=settings.batch_size, print_every=settings.steps, resume_step=-1
+    ) as monitor:
+        result = fit(
+            initial_state(jax.tree.map(jnp.copy, parameters), optimizer),
+            objective=reproduce_embeddings(adapter),
+            optimizer=optimizer,
+            data={"embedding": text},
+            config=training,
+            key=jax.random.key(config.seed),
+            validate=validate,
+            selection="validation_similarity",
+            checkpoints=checkpoints,
+            monitor=monitor,
+        )
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
+def adapter_figures(config: Config, material: Material, codec: Codec) -> dict[str, float]:
+    """How well held-out embeddings survive the adapter, beside principal components of equal width on the same text."""
+    held_out = np.concatenate(material.pairs("held_out"))
+    fitted = principal_components(np.concatenate(material.adapter_text()), codec.adapter.code)
+    adapted = np.asarray(codec.decode(codec.encode(jnp.asarray(held_out))))
+    return {
+        "adapter_reconstruction": float(np.mean(cosine_similarity(adapted, held_out))),
+        "pca_reconstruction": float(np.mean(cosine_similarity(fitted.reconstruct(held_out), held_out))),
+    }
+
+
+Predict = Callable[..., np.ndarray]
+"""(parameters, questions [n, d]) -> predicted answers [n, d], both in the teacher's space."""
+
+
+def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: bool | None = None) -> Predict:
+    """Question embeddings to answer embeddings through the cube, in batches of one size so that it compiles once.
+
+    `sampled` None updates as `lattice.update.evaluation` says.
+    """
+    if sampled is None:
+        sampled = config.lattice.update.evaluation == "sampled"
+    size = config.training.batch_size
+
+    @jax.jit
+    def answer(parameters: dict, questions: jax.Array, key: jax.Array) -> jax.Array:
+        codes = codec.encode(questions)
+        read = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh)
+        return codec.decode(read.vectors)
+
+    def predict(parameters: dict, questions: np.ndarray) -> np.ndarray:
+        predicted = []
+        for number, start in enumerate(range(0, len(questions), size)):
+            batch = questions[start : start + size]
+            padded = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            predicted.append(np.asarray(answer(parameters, padded, key))[: len(batch)])
+        return np.concatenate(predicted)
+
+    return predict
+
+
+def decayed(parameters: dict) -> dict:
+    """Which parameters weight decay may shrink: the matrices of the cells."""
+    return {name: name in cell.DECAYED for name in parameters}
+
+
+def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
+    """Untrained parameters of the cube, where their cells are computed."""
+    make = functools.partial(cube.initialise, config.lattice)
+    return devices.place(make(key=jax.random.key(config.seed)), config.lattice.grid, mesh)
+
+
+def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, mesh: Mesh | None, *, resume: bool) -> FitResult:
+    """Train the cube on the training pairs; from the last checkpoint where there is one and `resume` says so."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
+    train, validation = material.pairs("train"), material.pairs("validation")
+    predict = make_predictor(config, codec, mesh)
+
+    def validate(parameters: dict) -> dict[str, float]:
+        measures = measure(predict(parameters, validation.questions), validation.answers, bootstrap_samples=2)
+        return {"validation_similarity": measures.similarity.value, "validation_mrr": measures.mrr.value}
+
+    fresh = functools.partial(initial_state, optimizer=optimizer)
+    key, start = jax.random.key(config.seed), {}
+    if resume and checkpoints.latest is not None:
+        restored = checkpoints.restore(abstract(fresh(initial_parameters(config, mesh))))
+        state, key, start = restored.state, restored.key, {"best": restored.best}
+    else:
+        state = fresh(initial_parameters(config, mesh))
+    with Monitor(
+        workdir,
+        steps=config.training.steps,
+        batch_size=config.training.batch_size,
+        print_every=config.training.evaluate_every,
+        resume_step=(int(state.step) if start else -1) if resume else None,
+    ) as monitor:
+        return fit(
+            state,
+            objective=answer_questions(codec, config, mesh),
+            optimizer=optimizer,
+            data={
+                "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
+                "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
+                "answer": train.answers,
+            },
+            config=config.training,
+            key=key,
+            validate=validate,
+            selection="validation_similarity",
+            checkpoints=checkpoints,
+            monitor=monitor,
+            **start,
+        )
+
+
+def training_operations(config: Config, steps: int) -> float:
+    """Counted floating-point operations of training: 6 a parameter, lattice step and sample (2 forward, 4 backward)."""
+    per_sample = 6 * cube.parameter_counts(config.lattice)["cells"] * config.lattice.steps
+    return float(per_sample * config.training.batch_size * steps)
+
+
+class Judgement(NamedTuple):
+    """The verdict, and what else is known once held-out pairs have been looked at."""
+
+    verdict: Verdict
+    evaluation_modes: dict[str, dict]
+    """Held-out figures of the expected-value update and of sampled masks."""
+    baseline_choices: dict[str, dict]
+    validation_baselines: dict[str, float]
+    samples: list[dict]
+
+
+def judge_run(
+    config: Config, material: Material, codec: Codec, parameters: dict, mesh: Mesh | None, operations: float
+) -> Judgement:
+    """Measure the cube and every baseline on the held-out pairs, and the same on the training pairs."""
+    train, held_out = material.pairs("train"), material.pairs("held_out")
+    settings = config.evaluation
+    baselines = fit_baselines(train, material.pairs("validation"), operation_budget=operations, seed=config.seed)
+    predict = make_predictor(config, codec, mesh)
+    lattice = BothSides(predict(parameters, train.questions), predict(parameters, held_out.questions))
+    predictions = {
+        name: BothSides(baseline.predict(train.questions), baseline.predict(held_out.questions))
+        for name, baseline in baselines.items()
+    }
+    predictions["shuffled"] = BothSides(*(shuffled(side, seed=config.seed) for side in lattice))
+    ceiling = BothSides(*(np.asarray(codec.decode(codec.encode(jnp.asarray(side.answers)))) for side in (train, held_out)))
+    judged = judge(
+        lattice,
+        predictions,
+        ceiling,
+        BothSides(train.answers, held_out.answers),
+        bootstrap_samples=settings.bootstrap_samples,
+        confidence=settings.confidence,
+        seed=config.seed,
+    )
+    modes = {
+        mode: measure(
+            make_predictor(config, codec, mesh, sampled=mode == "sampled")(parameters, held_out.questions), held_out.answers
+        ).as_dict()
+        for mode in ("expected", "sampled")
+    }
+    return Judgement(
+        judged,
+        modes,
+        {name: baseline.choices for name, baseline in baselines.items()},
+        {name: baseline.validation_similarity for name, baseline in baselines.items()},
+        read_samples(config, material, lattice.held_out),
+    )
+
+
+def read_samples(config: Config, material: Material, predicted: np.ndarray) -> list[dict]:
+    """The first held-out questions, each with the held-out answers that lie nearest to what the cube says."""
+    rows = material.corpus.split.held_out
+    pairs = [material.corpus.pairs[row] for row in rows]
+    shown = min(config.evaluation.sample_questions, len(pairs))
+    nearest, similarities = nearest_answers(predicted[:shown], material.pairs("held_out").answers, min(3, len(pairs)))
+    return [
+        {
+            "question": pairs[index].question,
+            "right_answer": pairs[index].answer,
+            "nearest": [
+                {"answer": pairs[other].answer, "similarity": float(similarity), "right": int(other) == index}
+                for other, similarity in zip(nearest[index], similarities[index], strict=True)
+            ],
+        }
+        for index in range(shown)
+    ]

@@ -1,0 +1,219 @@
+"""What a person starts: a run trained and judged, judged again, or asked.
+
+Contract: each function works on a run's folder and tells a console what it does; figures go to `summary.json`, which is written whole or
+not at all.
+"""
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import Progress, TimeRemainingColumn
+from rich.table import Table
+
+from lattice_jax import experiment
+from lattice_jax.commandline import read_config_record, record_config, use_devices
+from lattice_jax.config import Config
+from lattice_jax.errors import InputError
+from lattice_jax.evaluation import plots
+from lattice_jax.evaluation.similarity import nearest_answers
+from lattice_jax.evaluation.verdict import render
+from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.teachers.cache import embed_texts
+from lattice_jax.training.checkpoint import Checkpoints, abstract
+from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
+
+SUMMARY = "summary.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "lattice-jax")
+
+
+def describe(config: Config) -> Table:
+    """The cube in figures: parameters by part, and whether and how the input reaches the output."""
+    lattice = config.lattice
+    table = Table(title="The cube", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    grid = lattice.grid
+    table.add_row("cells", f"{grid.depth} x {grid.height} x {grid.width} = {grid.depth * grid.height * grid.width:,}")
+    for part, count in cell.component_counts(lattice.cell).items():
+        table.add_row(f"  {part}", f"{count:,}")
+    table.add_row("parameters a cell", f"{cell.parameters_per_cell(lattice.cell):,}")
+    for part, count in cube.parameter_counts(lattice).items():
+        table.add_row(f"parameters, {part}", f"{count:,}")
+    table.add_row("steps (needed)", f"{lattice.steps} ({lattice.steps_needed()})")
+    table.add_row("arrival probability", f"{lattice.arrival_probability(lattice.steps):.3f}")
+    table.add_row("input cells seen by an output cell", f"{cube.coverage(lattice):.0%}")
+    return table
+
+
+def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> dict:
+    """Embed, train the adapter, train the cube, judge, and write the summary; returns it."""
+    start = time.perf_counter()
+    seconds = {}
+    config = use_devices(config)
+    record_config(config, workdir, resume=resume)
+    mesh = devices.cell_mesh(config.lattice)
+    console.print(describe(config))
+    with _timed(seconds, "embedding"):
+        material = _gather(config, console)
+    with _timed(seconds, "adapter"), console.status("training the adapter"):
+        codec = experiment.fit_adapter(config, material, workdir)
+        adapter_figures = experiment.adapter_figures(config, material, codec)
+    console.print(
+        "Adapter, held-out reconstruction: {adapter_reconstruction:.3f} (principal components of equal width: "
+        "{pca_reconstruction:.3f})".format(**adapter_figures)
+    )
+    with _timed(seconds, "training"):
+        result = experiment.fit_cube(config, material, codec, workdir, mesh, resume=resume)
+    if result.interrupted:
+        console.print(f"Saved at step {result.step}; go on with --resume --workdir {workdir}")
+        raise KeyboardInterrupt
+    with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
+        operations = experiment.training_operations(config, result.step)
+        judgement = experiment.judge_run(config, material, codec, result.params, mesh, operations)
+    seconds["total"] = time.perf_counter() - start
+    rows = read_metrics(workdir / METRICS)
+    counts = cube.parameter_counts(config.lattice)
+    summary = {
+        **_verdict_figures(judgement),
+        **adapter_figures,
+        "parameters": counts["total"],
+        "parameters_per_cell": cell.parameters_per_cell(config.lattice.cell),
+        "lattice_steps": config.lattice.steps,
+        "coverage": cube.coverage(config.lattice),
+        "steps": result.step,
+        "best_step": result.best.step,
+        "stopped_early": result.stopped_early,
+        "training_operations": operations,
+        "samples_per_second": median_samples_per_second(rows),
+        "seconds": seconds["total"],
+        "seconds_by_phase": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "checkpoint": result.checkpoint and {
+            "size_bytes": result.checkpoint.size_bytes, "seconds": result.checkpoint.seconds,
+        },
+        "devices": f"{config.lattice.devices} x {jax.devices()[0].device_kind}",
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "seed": config.seed,
+        "data_hash": material.corpus.hash,
+        "pairs": {side: len(getattr(material.corpus.split, side)) for side in ("train", "validation", "held_out")},
+        "sentences": len(material.corpus.sentences),
+    }
+    _write_summary(summary, workdir)
+    _draw(summary, rows, workdir, console)
+    _tell(judgement, console)
+    console.print(f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}")
+    console.print(f'Ask it: bin/ask --workdir {workdir} "What is overfitting?"')
+    return summary
+
+
+def evaluate(workdir: Path, *, console: Console) -> dict:
+    """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
+    config, material, codec, parameters, mesh = _load(workdir, console)
+    summary = _read_summary(workdir)
+    judgement = experiment.judge_run(config, material, codec, parameters, mesh, summary["training_operations"])
+    summary |= _verdict_figures(judgement)
+    _write_summary(summary, workdir)
+    _draw(summary, read_metrics(workdir / METRICS), workdir, console)
+    _tell(judgement, console)
+    return summary
+
+
+def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[tuple[str, float]]:
+    """The known answers that lie nearest to what the cube says to a question of any wording, with their similarities."""
+    if not question.strip():
+        raise InputError("the question is empty", expected="some text", fix="give the question in quotation marks")
+    config, material, codec, parameters, mesh = _load(workdir, console)
+    embedded = embed_texts([question], config.teacher)
+    predicted = experiment.make_predictor(config, codec, mesh)(parameters, embedded)
+    indices, similarities = nearest_answers(predicted, material.answers, count)
+    found = [(material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)]
+    for answer, similarity in found:
+        console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
+    return found
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - start
+
+
+def _gather(config: Config, console: Console) -> experiment.Material:
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(f"embedding with {config.teacher.name}", total=None)
+        material = experiment.gather(config, lambda done, total: progress.update(task, completed=done, total=total))
+    corpus = material.corpus
+    console.print(
+        f"Corpus: {len(corpus.split.train)} training, {len(corpus.split.validation)} validation and "
+        f"{len(corpus.split.held_out)} held-out pairs, {len(corpus.sentences):,} unlabelled sentences; teacher: "
+        f"{config.teacher.name}, {material.questions.shape[1]} numbers a text"
+    )
+    return material
+
+
+def _load(workdir: Path, console: Console):
+    """All of a trained run: settings, texts, adapter, best parameters, devices."""
+    config = use_devices(read_config_record(workdir))
+    mesh = devices.cell_mesh(config.lattice)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
+    material = _gather(config, console)
+    return config, material, experiment.fit_adapter(config, material, workdir), parameters, mesh
+
+
+def _verdict_figures(judgement: experiment.Judgement) -> dict:
+    figures = judgement.verdict.as_dict()
+    for name, choices in judgement.baseline_choices.items():
+        figures["baselines"][name]["choices"] = choices
+        figures["baselines"][name]["validation_similarity"] = judgement.validation_baselines[name]
+    return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
+
+
+def _read_summary(workdir: Path) -> dict:
+    path = workdir / SUMMARY
+    if not path.is_file():
+        raise InputError(f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume")
+    return json.loads(path.read_text())
+
+
+def _write_summary(summary: dict, workdir: Path) -> None:
+    temporary = workdir / f"{SUMMARY}.tmp"
+    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    temporary.replace(workdir / SUMMARY)
+
+
+def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> None:
+    """Plots, where the package for them is installed."""
+    try:
+        plots.plot_verdict(summary, workdir / "verdict.png")
+        plots.plot_learning(
+            rows,
+            workdir / "learning.png",
+            baselines={
+                name: row["validation_similarity"]
+                for name, row in summary["baselines"].items()
+                if "validation_similarity" in row
+            },
+        )
+    except InputError as error:
+        console.print(f"[dim]No plots: {error}[/]")
+
+
+def _tell(judgement: experiment.Judgement, console: Console) -> None:
+    """The table, and samples to read."""
+    console.print()
+    for number, sample in enumerate(judgement.samples, start=1):
+        best = sample["nearest"][0]
+        mark = "[green]right[/]" if best["right"] else "[red]wrong[/]"
+        console.print(f"[bold]{number}. {sample['question']}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
+        console.print(f"   {best['answer'][:160]}", highlight=False, overflow="ellipsis", no_wrap=True, markup=False)
+    console.print()
+    console.print(render(judgement.verdict))
