@@ -90,7 +90,9 @@ def use_devices(config: Config) -> Config:
 
     from lattice_jax.lattice.devices import cell_mesh
 
-    jax.config.update("jax_num_cpu_devices", config.lattice.devices or os.cpu_count() or 1)
+    wanted = config.lattice.devices or os.cpu_count() or 1
+    if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", wanted)
     mesh = cell_mesh(config.lattice)
     lattice = dataclasses.replace(config.lattice, devices=1 if mesh is None else mesh.size)
     return dataclasses.replace(config, lattice=lattice)

@@ -1,7 +1,8 @@
 """Every setting of a run, as frozen dataclasses.
 
-Contract: a `Config` that exists is valid on its own terms (each value in range, the steps enough for the depth); whatever also
-depends on files or data is checked where these are read. A bad value raises `InputError` with the name of the field and the fix.
+Contract: a `Config` that exists is valid on its own terms (each value of its type and in range, the steps enough for the
+depth); whatever also depends on files or data is checked where these are read. A bad value raises `InputError` with the name of
+the field and the fix.
 A configuration file is plain Python with one `CONFIG = Config(...)`; the command line overrides any field by its dotted name.
 """
 
@@ -128,7 +129,9 @@ class CellConfig:
             self.memory,
             f"lattice.cell.visible = {self.visible}: one candidate serves both",
         )
-        _require(self.parameter_budget >= 0, "lattice.cell.parameter_budget", self.parameter_budget, "0 or a number of parameters")
+        _require(
+            self.parameter_budget >= 0, "lattice.cell.parameter_budget", self.parameter_budget, "0 or a number of parameters"
+        )
         _require(
             self.normalisation_epsilon > 0,
             "lattice.cell.normalisation_epsilon",

@@ -30,7 +30,7 @@ from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
 
 SUMMARY = "summary.json"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "lattice-jax")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "lattice-jax")
 
 
 def describe(config: Config) -> Table:

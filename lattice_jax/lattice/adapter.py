@@ -5,7 +5,7 @@ parameter tree holds both. It is trained to reproduce embeddings before the cube
 move with the model collapse. `principal_start` gives start values near principal component analysis, the linear optimum.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -94,6 +94,11 @@ class Adapter(nn.Module):
         return self.decode(self.encode(embeddings))
 
 
+def _apply(adapter: Adapter, parameters: dict, values: Array | np.ndarray, method: str) -> Array:
+    """`Adapter.apply`, whose declared type allows for state that no method of an adapter has."""
+    return cast(Array, adapter.apply(parameters, values, method=method))
+
+
 class Codec(NamedTuple):
     """A frozen adapter: embeddings <-> vectors whose numbers have a mean square of 1 over the text that it was trained on."""
 
@@ -102,15 +107,15 @@ class Codec(NamedTuple):
     scale: float
 
     def encode(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
-        return self.adapter.apply(self.parameters, embeddings, method="encode") / self.scale
+        return _apply(self.adapter, self.parameters, embeddings, "encode") / self.scale
 
     def decode(self, codes: Float[Array, "batch code"]) -> Float[Array, "batch teacher"]:
-        return self.adapter.apply(self.parameters, codes * self.scale, method="decode")
+        return _apply(self.adapter, self.parameters, codes * self.scale, "decode")
 
 
 def freeze(adapter: Adapter, parameters: dict, embeddings: Float[Array, "text teacher"]) -> Codec:
     """The adapter as a `Codec`, its scale taken from `embeddings`."""
-    codes = adapter.apply(parameters, embeddings, method="encode")
+    codes = _apply(adapter, parameters, embeddings, "encode")
     return Codec(adapter, parameters, float(jnp.sqrt(jnp.mean(jnp.square(codes)))))
 
 
@@ -121,16 +126,17 @@ def principal_start(adapter: Adapter, embeddings: np.ndarray) -> dict:
     last one is the ridge regression on the embeddings. Normalisation and gelu in between start in their nearly linear range.
     What no linear path holds (the attention of that strategy) keeps its random start.
     """
-    random = adapter.init(jax.random.key(0), jnp.zeros((1, adapter.teacher)))["params"]
+    random = cast(dict, adapter.init(jax.random.key(0), jnp.zeros((1, adapter.teacher)))["params"])
     encoder = _fitted(random["encoder"], embeddings, targets=None)
-    codes = np.asarray(adapter.apply({"params": random | {"encoder": encoder}}, embeddings, method="encode"))
+    codes = np.asarray(_apply(adapter, {"params": random | {"encoder": encoder}}, embeddings, "encode"))
     decoder = _fitted(random["decoder"], codes, targets=embeddings)
     return {"params": jax.tree.map(jnp.asarray, {"encoder": encoder, "decoder": decoder})}
 
 
 def _fitted(layers: dict, values: np.ndarray, *, targets: np.ndarray | None) -> dict:
     """The dense layers of a stack set one after the other, each to what the ones before it make of `values`."""
-    names = ["direct"] if "direct" in layers else sorted(name for name in layers if name.startswith("Dense"))
+    dense = sorted((name for name in layers if name.startswith("Dense_")), key=lambda name: int(name.removeprefix("Dense_")))
+    names = ["direct"] if "direct" in layers else dense
     fitted = dict(layers)
     for name in names:
         width = layers[name]["bias"].shape[0]

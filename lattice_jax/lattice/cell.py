@@ -1,7 +1,7 @@
 """The gMLP cell: its parameters, their start values, and how many there are.
 
-Contract: parameters are a flat dict of arrays whose first three axes are the grid's, or of size 1 where weights are shared, so that
-they broadcast. One cell holds `visible` channels that its neighbours perceive and `memory` channels that it alone reads:
+Contract: parameters are a flat dict of arrays whose first three axes are the grid's, or of size 1 where weights are shared, so
+that they broadcast. One cell holds `visible` channels that its neighbours perceive and `memory` channels that it alone reads:
 
     perceived  p  = sum_k P_k * shift_k(x)                       depthwise, self + neighbours
     content    u  = gelu(norm([p, m]) U + b)                     what the cell makes of what it perceives

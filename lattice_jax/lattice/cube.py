@@ -1,7 +1,8 @@
 """The cube from vector to vector: injection at one face, propagation, read-out at another.
 
-Contract: `initialise` gives the parameters, `answer` the output vectors; both are pure. Only the input face has injection weights and only
-the output face read-out weights, so nothing but the cells between them can carry information from one to the other.
+Contract: `initialise` gives the parameters, `answer` the output vectors; both are pure. Only the input face has injection
+weights and only the output face read-out weights, so nothing but the cells between them can carry information from one to the
+other.
 """
 
 import itertools
@@ -57,10 +58,8 @@ def answer(
 ) -> Answer:
     """The vectors read at the output face after `config.steps` steps with `vectors` at the input face."""
     cells = {name: value for name, value in parameters.items() if name not in ("injection", "read_out")}
-    injection, read_out = (
-        parameters[name][:, : surface.face_shape(face, config.grid)[1]]
-        for name, face in (("injection", config.input_face), ("read_out", config.output_face))
-    )
+    injection = parameters["injection"][:, : surface.face_shape(config.input_face, config.grid)[1]]
+    read_out = parameters["read_out"][:, : surface.face_shape(config.output_face, config.grid)[1]]
     injected = jnp.matmul(surface.vector_to_face(vectors, config.input_face, config.grid), injection)
     passed = propagate(cells, injected, key=key, config=config, sampled=sampled, mesh=mesh, trajectory=trajectory)
     seen = surface.take_face(passed.state.visible, config.output_face, config.grid)

@@ -1,8 +1,9 @@
 """The cube spread over devices: every device holds some rows of cells, and sees one row of each neighbour's.
 
-Contract: cells are divided along the height, so unshared weights, their gradients and their optimiser state never travel; only rows
-one cell thick do, at every step. A height that the devices do not divide is padded with rows that never fire and that no cell
-sees: padding changes nothing. On CPU one virtual device a core is what keeps all cores busy: XLA:CPU computes a batched product on one.
+Contract: cells are divided along the height, so unshared weights, their gradients and their optimiser state never travel; only
+rows one cell thick do, at every step. A height that the devices do not divide is padded with rows that never fire and that no
+cell sees: padding changes nothing. On CPU one virtual device a core is what keeps all cores busy: XLA:CPU computes a batched
+product on one.
 """
 
 import functools

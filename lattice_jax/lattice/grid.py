@@ -1,10 +1,10 @@
 """The grid: which cells are neighbours, and what lies beyond a wall.
 
-Contract: a field is an array whose first three axes are depth, height and width. `shift` defines what a cell sees of its neighbour
-at an offset; every faster way of reading neighbours (`extend` and slices) equals it exactly, for every wall and any grid.
+Contract: a field is an array whose first three axes are depth, height and width. `shift` defines what a cell sees of its
+neighbour at an offset; every faster way of reading neighbours (`extend` and slices) equals it exactly, for every wall and any
+grid.
 """
 
-import itertools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ AHEAD: Offset = (-1, 0, 0)
 
 def offsets(neighbourhood: Neighbourhood) -> tuple[Offset, ...]:
     """The cell itself first, then its 6 (von Neumann) or 26 (Moore) neighbours at radius 1 in lexicographic order."""
-    around = sorted(set(itertools.product((-1, 0, 1), repeat=3)) - {SELF})
+    along = (-1, 0, 1)
+    around = [(d, h, w) for d in along for h in along for w in along if (d, h, w) != SELF]
     if neighbourhood == "von_neumann":
         around = [offset for offset in around if sum(map(abs, offset)) == 1]
     return (SELF, *around)

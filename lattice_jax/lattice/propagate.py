@@ -1,7 +1,8 @@
 """Propagation: the cube stepped from injection to read-out, in one scan.
 
-Contract: a pure function of parameters, injected values, key and settings. The state starts at zero everywhere but on the input face;
-what reaches any other cell came through neighbours, one cell a step. The same function runs on one device or on a mesh, with equal values.
+Contract: a pure function of parameters, injected values, key and settings. The state starts at zero everywhere but on the input
+face; what reaches any other cell came through neighbours, one cell a step. The same function runs on one device or on a mesh,
+with equal values.
 """
 
 import functools

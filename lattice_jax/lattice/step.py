@@ -1,7 +1,8 @@
 """One step of the cellular automaton: perceive, then update.
 
 Contract: pure functions of parameters, state and mask; a cell's next state depends on cells at most one away. Every reading of
-neighbours goes through the `World`, which knows what lies beyond, so the same step runs on the whole cube or on one device's part. Parameters broadcast against the state over shared axes.
+neighbours goes through the `World`, which knows what lies beyond, so the same step runs on the whole cube or on one device's
+part. Parameters broadcast against the state over shared axes.
 """
 
 import functools

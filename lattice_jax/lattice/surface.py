@@ -1,7 +1,7 @@
 """The six faces: where a vector goes in, and where one is read.
 
-Contract: a face's cells lie in the row-major order of the two axes that remain (depth before height before width), channels last, so
-`vector_to_face` and `face_to_vector` are each other's inverse. `Surface only` placement: no other cell sees the vector.
+Contract: a face's cells lie in the row-major order of the two axes that remain (depth before height before width), channels
+last, so `vector_to_face` and `face_to_vector` are each other's inverse. No cell off the face sees the vector.
 """
 
 import jax.numpy as jnp

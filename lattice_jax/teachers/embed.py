@@ -36,7 +36,7 @@ FULL_BATCH_LENGTH = 64
 """Padded length up to which a batch holds all of `batch_size` texts; longer ones are fewer, so that the tokens stay as many."""
 
 COLLAPSED_COSINE = 0.999
-"""Mean cosine between the embeddings of different texts above which they are refused; real corpora have 0.1 to 0.3."""
+"""Mean cosine between the embeddings of different texts above which they are refused; 100 real questions have 0.43."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of texts done and of all texts to do."""

@@ -20,8 +20,8 @@ def surface_reconstruction(read: Float[Array, "batch code"], target: Float[Array
 def internal_consistency(activity: Float[Array, "steps batch"], last: int) -> Float[Array, " batch"]:
     """How far the cube still is from rest: its mean relative change over the last steps.
 
-    The activity of a step is the mean square change of the visible channels of all cells over their mean square, so an answer is
-    consistent when it no longer depends on the step at which it is read. All cells count, not those of the faces alone.
+    The activity of a step is the mean square change of the visible channels of all cells over their mean square, so an answer
+    is consistent when it no longer depends on the step at which it is read. All cells count, not those of the faces alone.
     """
     return jnp.mean(activity[-last:], 0)
 

