@@ -6,10 +6,11 @@ the field and the fix.
 A configuration file is plain Python with one `CONFIG = Config(...)`; the command line overrides any field by its dotted name.
 """
 
+import bisect
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast, get_args, get_origin
 
 from lattice_jax.errors import InputError
 
@@ -22,6 +23,19 @@ Walls = Literal["zero", "periodic", "reflect", "edge"]
 def _require(condition: bool, setting: str, value: object, expected: str) -> None:
     if not condition:
         raise InputError(f"{setting} is {value!r}", expected=expected, fix=f"set --config.{setting} accordingly")
+
+
+def _require_kinds(settings: Any, room: str) -> None:
+    """Refuse values that are not of their field's type, which a configuration file, being plain Python, may hold."""
+    for entry in dataclasses.fields(settings):
+        value, kind = getattr(settings, entry.name), cast(Any, entry.type)
+        if get_origin(kind) is Literal:
+            valid, expected = value in get_args(kind), "one of " + ", ".join(map(repr, get_args(kind)))
+        elif kind is float:
+            valid, expected = type(value) in (float, int) and math.isfinite(value), "a finite number"
+        else:
+            valid, expected = type(value) is kind, f"a value of type {kind.__name__}"
+        _require(valid, f"{room}{entry.name}", value, expected)
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class CorpusConfig:
     """Answers whose word sets overlap at least this much (Jaccard, 0..1) stay on one side of the division."""
 
     def __post_init__(self):
+        _require_kinds(self, "corpus.")
         _require(self.held_out_pairs >= 2, "corpus.held_out_pairs", self.held_out_pairs, "at least 2 pairs to judge on")
         _require(self.validation_pairs >= 2, "corpus.validation_pairs", self.validation_pairs, "at least 2 pairs for choices")
         _require(
@@ -64,6 +79,7 @@ class TeacherConfig:
     """Where embeddings are kept, by teacher and text; created when missing."""
 
     def __post_init__(self):
+        _require_kinds(self, "teacher.")
         _require(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "at least 1 text")
 
 
@@ -81,6 +97,7 @@ class AdapterConfig:
     evaluate_every: int = 50
 
     def __post_init__(self):
+        _require_kinds(self, "adapter.")
         _require(self.steps >= 1, "adapter.steps", self.steps, "at least 1 step")
         _require(self.batch_size >= 1, "adapter.batch_size", self.batch_size, "at least 1 text")
         _require(self.learning_rate > 0, "adapter.learning_rate", self.learning_rate, "a positive rate")
@@ -97,6 +114,7 @@ class GridConfig:
     width: int = 15
 
     def __post_init__(self):
+        _require_kinds(self, "lattice.grid.")
         for name in ("depth", "height", "width"):
             _require(getattr(self, name) >= 2, f"lattice.grid.{name}", getattr(self, name), "at least 2 cells")
 
@@ -121,6 +139,7 @@ class CellConfig:
     """Added to the mean square; 1e-5 on the all-zero start state gave first gradients of norm 37,659."""
 
     def __post_init__(self):
+        _require_kinds(self, "lattice.cell.")
         for name in ("visible", "memory", "hidden"):
             _require(getattr(self, name) >= 1, f"lattice.cell.{name}", getattr(self, name), "at least 1 channel")
         _require(
@@ -158,6 +177,7 @@ class UpdateConfig:
     """Start value of the learned size of a step, per visible channel."""
 
     def __post_init__(self):
+        _require_kinds(self, "lattice.update.")
         _require(0 <= self.rate <= 1, "lattice.update.rate", self.rate, "a probability in [0, 1]")
         _require(self.step_size > 0, "lattice.update.step_size", self.step_size, "a positive number")
 
@@ -189,6 +209,7 @@ class LatticeConfig:
     """Devices that the cells are spread over, by height; 0 takes one per CPU core, or every accelerator there is."""
 
     def __post_init__(self):
+        _require_kinds(self, "lattice.")
         _require(self.surface_channels >= 1, "lattice.surface_channels", self.surface_channels, "at least 1 channel")
         _require(
             self.surface_channels <= self.cell.visible,
@@ -226,15 +247,23 @@ class LatticeConfig:
         that of at least `face_distance()` successes in `steps` draws.
         """
         rate, distance = self.update.rate, self.face_distance()
-        return sum(math.comb(steps, n) * rate**n * (1 - rate) ** (steps - n) for n in range(distance, steps + 1))
+        if rate in (0, 1) or steps < distance:
+            return float(rate == 1 and steps >= distance)
+
+        # The binomial coefficients of long passes are too large for a float, their products with the powers are not.
+        def log_chance(successes: int) -> float:
+            ways = math.lgamma(steps + 1) - math.lgamma(successes + 1) - math.lgamma(steps - successes + 1)
+            return ways + successes * math.log(rate) + (steps - successes) * math.log1p(-rate)
+
+        return max(0.0, 1 - math.fsum(math.exp(log_chance(successes)) for successes in range(distance)))
 
     def steps_needed(self) -> int:
         """Fewest steps after which the input has reached the output with `minimum_arrival`; never fewer than the distance."""
         _require(self.update.rate > 0, "lattice.update.rate", self.update.rate, "above 0: with no cell firing nothing arrives")
-        steps = self.face_distance()
-        while self.arrival_probability(steps) < self.minimum_arrival:
-            steps += 1
-        return steps
+        fewest = most = self.face_distance()
+        while self.arrival_probability(most) < self.minimum_arrival:
+            most *= 2
+        return bisect.bisect_left(range(most), self.minimum_arrival, fewest, key=self.arrival_probability)
 
     def surface_size(self, face: Face) -> int:
         """Numbers that one face takes or gives."""
@@ -251,10 +280,14 @@ class LossConfig:
     surface_reconstruction: float = 0.3
     internal_consistency: float = 0.3
     dialogue_similarity: float = 0.4
+    contrast: float = 0.0
+    """Weight of a further term, picking the right answer among those of the batch; 0 leaves the three objectives alone."""
+    contrast_temperature: float = 0.05
     consistency_steps: int = 2
     """Last lattice steps over which the cube must have come to rest."""
 
     def __post_init__(self):
+        _require_kinds(self, "loss.")
         weights = (self.surface_reconstruction, self.internal_consistency, self.dialogue_similarity)
         _require(all(w >= 0 for w in weights) and sum(weights) > 0, "loss", weights, "weights >= 0, at least one above 0")
         _require(self.consistency_steps >= 1, "loss.consistency_steps", self.consistency_steps, "at least 1 step")
@@ -276,6 +309,7 @@ class OptimizerConfig:
     second_moment_decay: float = 0.99
 
     def __post_init__(self):
+        _require_kinds(self, "optimizer.")
         _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "a positive rate")
         _require(
             0 <= self.final_learning_rate <= self.learning_rate,
@@ -306,6 +340,7 @@ class TrainingConfig:
     """Standard deviation of Gaussian noise on the injected question, relative to its own root mean square."""
 
     def __post_init__(self):
+        _require_kinds(self, "training.")
         for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
         _require(self.patience >= 0, "training.patience", self.patience, "0 (never) or a number of looks")
@@ -321,6 +356,7 @@ class EvaluationConfig:
     sample_questions: int = 10
 
     def __post_init__(self):
+        _require_kinds(self, "evaluation.")
         _require(self.bootstrap_samples >= 100, "evaluation.bootstrap_samples", self.bootstrap_samples, "at least 100")
         _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "a probability in (0, 1)")
         _require(self.sample_questions >= 1, "evaluation.sample_questions", self.sample_questions, "at least 1")
@@ -341,6 +377,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
+        _require_kinds(self, "")
         _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2**31)")
         _require(
             self.loss.consistency_steps < self.lattice.steps,

@@ -8,12 +8,12 @@ that they broadcast. One cell holds `visible` channels that its neighbours perce
     message    v  = gelu(norm([x, m]) S + b)                     what it tells its neighbours, from its own state alone
     gate       g  = 1 + sum_k W_k * shift_k(norm(v)) + c         spatial gating unit: neighbours are the tokens it mixes
     candidate  d  = (u * g) V + b
-    memory     m' = m + f (d - m),   f = sigmoid([d, m] G + b)
+    memory     m' = m + fires * f (d - m),   f = sigmoid([d, m] G + b)
     visible    x' = x + fires * alpha * tanh(d + p - x)
 
-A step reads nothing farther than one cell away: the message is made from the sender's own state, so light travels one cell a step.
-The spatial gating unit is that of Liu et al. 2021 (Pay Attention to MLPs), the update that of Mordvintsev et al. 2020 (Growing
-Neural Cellular Automata).
+A step reads nothing farther than one cell away: the message is made from the sender's own state, so light travels one cell a
+step. The spatial gating unit is that of Liu et al. 2021 (Pay Attention to MLPs), the update that of Mordvintsev et al. 2020
+(Growing Neural Cellular Automata).
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
         if name.endswith("bias"):
             return jnp.zeros(full)
         if name == "step_size":
-            return jnp.full(full, config.update.step_size)
+            return jnp.full(full, float(config.update.step_size))
         noise = jax.random.normal(keys[name], full)
         if name == "perception":
             return (_PERCEPTION_NOISE * noise).at[..., ahead, :].set(1.0)

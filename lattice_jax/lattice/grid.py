@@ -69,6 +69,6 @@ def extend(field: Shaped[Array, "depth height width ..."], walls: Walls) -> Shap
     return field
 
 
-def seen(extended: Shaped[Array, "depth+2 height+2 width+2 ..."], offset: Offset) -> Shaped[Array, "depth height width ..."]:
+def seen(extended: Shaped[Array, "depth height width ..."], offset: Offset) -> Shaped[Array, "depth-2 height-2 width-2 ..."]:
     """The slice of an extended field that equals `shift` of the field by `offset`."""
     return extended[tuple(slice(1 + step, size - 1 + step) for step, size in zip(offset, extended.shape[:3], strict=True))]

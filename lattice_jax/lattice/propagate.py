@@ -39,7 +39,7 @@ def firing(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, 
     """
     depth, height, width = config.grid.depth, config.grid.height, config.grid.width
     if not sampled or config.update.rate == 1:
-        return jnp.full((config.steps, 1, height, 1, 1, 1), config.update.rate)
+        return jnp.full((config.steps, 1, height, 1, 1, 1), float(config.update.rate))
     shape = (depth, height, width, batch if config.update.mask == "sample" else 1, 1)
     draw = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=shape)
     return jax.vmap(draw)(jax.random.split(key, config.steps)).astype(jnp.float32)
@@ -89,7 +89,7 @@ def _advance_across(
     config: LatticeConfig,
     trajectory: bool,
 ):
-    """`_advance` with the rows of cells divided over the devices of `mesh`; parameters come placed, results go back unpadded."""
+    """`_advance` with the rows of cells divided over the devices of `mesh`; parameters come placed, results leave unpadded."""
     pad = functools.partial(devices.pad_rows, grid=config.grid, mesh=mesh)
     injected, at_input, fires = pad(injected, 1), pad(at_input, 1), pad(fires, 2)
     by_rows = PartitionSpec(None, devices.AXIS)
@@ -133,8 +133,9 @@ def propagate(
 ) -> Propagation:
     """Let a signal cross the cube by local rules alone.
 
-    `injected`: visible channels of the input face, laid out as a grid that is 1 cell thick along the face's axis. `sampled` draws
-    firing masks from `key`; otherwise every update is scaled by the rate. With a mesh, `parameters` come from `devices.place`.
+    `injected`: visible channels of the input face, laid out as a grid that is 1 cell thick along the face's axis. `sampled`
+    draws firing masks from `key`; otherwise every update is scaled by the rate. With a mesh, `parameters` come from
+    `devices.place`.
     """
     fires = firing(config, injected.shape[3], sampled=sampled, key=key)
     at_input = face_mask(config.input_face, config.grid)[..., None, None]

@@ -98,7 +98,8 @@ def product(
     """Every cell's values times its own kernel.
 
     `transposed` is the same kernel with its last axes swapped, made once a pass: XLA:CPU multiplies by a kernel that lies the
-    wrong way round at a third of the speed, and the gradient to the values needs it that way in every step. It gets no gradient.
+    wrong way round at a third of the speed, and the gradient to the values needs it that way in every step. It gets no
+    gradient.
     """
     del transposed
     return jnp.matmul(values, kernel)

@@ -40,13 +40,16 @@ def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objecti
         noise_key, firing_key = jax.random.split(key)
         question = batch["question"]
         if config.training.question_noise:
-            question = question + config.training.question_noise * jax.random.normal(noise_key, question.shape)
+            size = jnp.sqrt(jnp.mean(jnp.square(question), -1, keepdims=True))
+            question = question + config.training.question_noise * size * jax.random.normal(noise_key, question.shape)
         answer = cube.answer(params, question, key=firing_key, config=config.lattice, sampled=True, mesh=mesh)
         raw = {
             "surface_reconstruction": losses.surface_reconstruction(answer.vectors, batch["target"]),
             "internal_consistency": losses.internal_consistency(answer.propagation.activity, config.loss.consistency_steps),
             "dialogue_similarity": losses.dialogue_similarity(codec.decode(answer.vectors), batch["answer"]),
         }
+        if config.loss.contrast:
+            raw["contrast"] = losses.contrast(codec.decode(answer.vectors), batch["answer"], config.loss.contrast_temperature)
         raw = {name: jnp.mean(values) for name, values in raw.items()}
         weighted = {f"weighted_{name}": getattr(config.loss, name) * value for name, value in raw.items()}
         loss = jnp.sum(jnp.stack(list(weighted.values())))

@@ -1,0 +1,98 @@
+"""Small cubes and real embeddings for the tests of the lattice wing."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lattice_jax.config import CellConfig, GridConfig, LatticeConfig, Walls
+from lattice_jax.lattice import cube, grid
+from lattice_jax.lattice.step import State, World
+
+SMALL = LatticeConfig(
+    grid=GridConfig(depth=3, height=4, width=5),
+    cell=CellConfig(visible=3, memory=3, hidden=5, perception="von_neumann"),
+    steps=4,
+    minimum_arrival=0.0,
+    remat=False,
+)
+"""No two axes of the grid are equally long, so that swapped axes can't go unnoticed."""
+
+FACES = ("front", "back", "top", "bottom", "left", "right")
+OPPOSITE = {"front": "back", "back": "front", "top": "bottom", "bottom": "top", "left": "right", "right": "left"}
+WALLS = ("zero", "periodic", "reflect", "edge")
+
+
+def with_cell(config: LatticeConfig, **fields) -> LatticeConfig:
+    """`config` with other settings of its cell."""
+    return dataclasses.replace(config, cell=dataclasses.replace(config.cell, **fields))
+
+
+def with_update(config: LatticeConfig, **fields) -> LatticeConfig:
+    """`config` with other settings of its update."""
+    return dataclasses.replace(config, update=dataclasses.replace(config.update, **fields))
+
+
+def noise_like(tree, seed: int):
+    """Standard normal arrays of the shapes in `tree`."""
+    leaves, structure = jax.tree.flatten(tree)
+    drawn = np.random.default_rng(seed)
+    return jax.tree.unflatten(structure, [jnp.asarray(drawn.normal(size=leaf.shape), jnp.float32) for leaf in leaves])
+
+
+def lively_parameters(config: LatticeConfig, seed: int = 0) -> dict:
+    """Parameters in which nothing is zero or one, so that every path through a cell carries something."""
+    shapes = jax.eval_shape(functools.partial(cube.initialise, config), key=jax.random.key(0))
+
+    def lively(name: str, noise: jax.Array) -> jax.Array:
+        if name.endswith("kernel"):
+            return noise / noise.shape[-2] ** 0.5
+        return 0.3 * noise + (name.endswith("scale") or name == "step_size")
+
+    return {name: lively(name, noise) for name, noise in noise_like(shapes, seed).items()}
+
+
+def cell_parameters(config: LatticeConfig, seed: int = 0) -> dict:
+    """`lively_parameters` of the cells alone."""
+    faces = ("injection", "read_out")
+    return {name: value for name, value in lively_parameters(config, seed).items() if name not in faces}
+
+
+def lively_state(config: LatticeConfig, batch: int = 2, seed: int = 1) -> State:
+    """A random state of all cells."""
+    shape = (config.grid.depth, config.grid.height, config.grid.width, batch)
+    empty = State(jnp.zeros((*shape, config.cell.visible)), jnp.zeros((*shape, config.cell.memory)))
+    return noise_like(empty, seed)
+
+
+def world(walls: Walls) -> World:
+    """The surroundings of a whole cube."""
+    return World(walls, functools.partial(grid.extend, walls=walls))
+
+
+def cells_of(config: LatticeConfig) -> np.ndarray:
+    """Coordinates [cell, 3] of all cells, in row-major order."""
+    shape = (config.grid.depth, config.grid.height, config.grid.width)
+    return np.stack(np.unravel_index(np.arange(np.prod(shape)), shape), -1)
+
+
+def city_block(apart: np.ndarray) -> np.ndarray:
+    """Steps between cells that see 6 neighbours."""
+    return np.abs(apart).sum(-1)
+
+
+def chebyshev(apart: np.ndarray) -> np.ndarray:
+    """Steps between cells that see 26 neighbours."""
+    return np.abs(apart).max(-1)
+
+
+METRICS = {"von_neumann": city_block, "moore": chebyshev}
+
+
+def real_embeddings() -> tuple[np.ndarray, np.ndarray]:
+    """Questions and answers [100, 384] of the scikit-learn glossary, by MiniLM."""
+    data = np.load(Path(__file__).parent / "data" / "question_answer_embeddings.npz")
+    return data["questions"].astype(np.float32), data["answers"].astype(np.float32)

@@ -1,0 +1,101 @@
+"""Neighbourhoods and walls against a loop over single cells."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from small_cube import WALLS
+
+from lattice_jax.lattice.grid import AHEAD, SELF, extend, offsets, seen, shift
+
+ALL_OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=3))
+
+
+def entry(position: int, size: int, walls: str) -> int | None:
+    """Where a reader that asks for `position` along one axis really looks; None for nowhere."""
+    if 0 <= position < size:
+        return position
+    return {
+        "zero": None,
+        "periodic": position % size,
+        "reflect": -position if position < 0 else 2 * (size - 1) - position,
+        "edge": min(max(position, 0), size - 1),
+    }[walls]
+
+
+def shift_by_loop(field: np.ndarray, offset: tuple[int, int, int], walls: str) -> np.ndarray:
+    """`shift`, cell by cell."""
+    result = np.zeros_like(field)
+    depth, height, width = field.shape[:3]
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                place = [entry(a + b, size, walls) for a, b, size in zip((z, y, x), offset, field.shape[:3], strict=True)]
+                if None not in place:
+                    result[z, y, x] = field[tuple(place)]
+    return result
+
+
+@functools.partial(jax.jit, static_argnames="walls")
+def all_shifts(field: jax.Array, walls: str) -> jax.Array:
+    """The field as every offset shows it."""
+    return jnp.stack([shift(field, offset, walls) for offset in ALL_OFFSETS])
+
+
+@functools.partial(jax.jit, static_argnames="walls")
+def all_seen(field: jax.Array, walls: str) -> jax.Array:
+    """The same by the fast way: one extended field and its slices."""
+    return jnp.stack([seen(extend(field, walls), offset) for offset in ALL_OFFSETS])
+
+
+def test_von_neumann_offsets_are_self_and_the_six_faces_in_order():
+    assert offsets("von_neumann") == (
+        (0, 0, 0),
+        (-1, 0, 0),
+        (0, -1, 0),
+        (0, 0, -1),
+        (0, 0, 1),
+        (0, 1, 0),
+        (1, 0, 0),
+    )
+
+
+def test_moore_offsets_are_self_and_the_26_others_in_lexicographic_order():
+    expected = [(z, y, x) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    expected.remove((0, 0, 0))
+    assert offsets("moore") == ((0, 0, 0), *expected)
+    assert len(offsets("moore")) == 27
+
+
+def test_ahead_is_the_neighbour_nearer_to_the_front_face():
+    depths = jnp.broadcast_to(jnp.arange(4).reshape(4, 1, 1), (4, 2, 3))
+    np.testing.assert_array_equal(shift(depths, AHEAD, "edge"), np.maximum(np.asarray(depths) - 1, 0))
+    np.testing.assert_array_equal(shift(depths, SELF, "zero"), depths)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(shape=st.tuples(*[st.integers(2, 5)] * 3), walls=st.sampled_from(WALLS), seed=st.integers(0, 2**31))
+@example(shape=(3, 4, 5), walls="zero", seed=0)
+@example(shape=(3, 4, 5), walls="periodic", seed=0)
+@example(shape=(3, 4, 5), walls="reflect", seed=0)
+@example(shape=(3, 4, 5), walls="edge", seed=0)
+@example(shape=(2, 2, 2), walls="reflect", seed=0)
+@example(shape=(2, 3, 2), walls="periodic", seed=0)
+def test_shift_and_extended_slices_equal_a_loop_over_cells(shape, walls, seed):
+    field = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape).astype(np.int32) + 1
+    expected = np.stack([shift_by_loop(field, offset, walls) for offset in ALL_OFFSETS])
+    np.testing.assert_array_equal(all_shifts(jnp.asarray(field), walls), expected)
+    np.testing.assert_array_equal(all_seen(jnp.asarray(field), walls), expected)
+
+
+@pytest.mark.parametrize("walls", WALLS)
+def test_trailing_axes_travel_with_their_cell(walls):
+    field = np.random.default_rng(0).normal(size=(3, 4, 2, 3, 2)).astype(np.float32)
+    expected = np.stack([shift_by_loop(field, offset, walls) for offset in ALL_OFFSETS])
+    np.testing.assert_array_equal(all_shifts(jnp.asarray(field), walls), expected)
+    np.testing.assert_array_equal(all_seen(jnp.asarray(field), walls), expected)
