@@ -1,3 +1,8 @@
-from lattice_jax.config import Config
+"""The main job: a cube of 2,475 cells learns to answer AI/ML questions in the space of MPNet.
 
-CONFIG = Config()
+bin/train --config configs/phase3.py
+"""
+
+from lattice_jax.config import Config, TrainingConfig
+
+CONFIG = Config(training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40, patience=0))

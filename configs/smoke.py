@@ -1,6 +1,6 @@
 """A cube of seconds: MiniLM, 4 x 15 x 15 narrow cells, for continuous integration and first steps.
 
-    bin/train --config configs/smoke.py
+bin/train --config configs/smoke.py
 """
 
 from lattice_jax.config import (

@@ -1,7 +1,7 @@
 """The command line: arguments in, one clear message out when they can't be used.
 
-Contract: a configuration file is Python with one `CONFIG`; every field is overridden by its dotted name. `InputError` becomes a message
-on standard error and exit code 2, without a traceback; Ctrl-C exits with 130.
+Contract: a configuration file is Python with one `CONFIG`; every field is overridden by its dotted name. `InputError` becomes a
+message on standard error and exit code 2, without a traceback; Ctrl-C exits with 130.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import os
 import runpy
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -120,9 +121,7 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
         path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
         return
     saved, wanted = _flat(read_config_record(workdir).as_dict()), _flat(config.as_dict())
-    different = [
-        name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(_MAY_CHANGE_ON_RESUME)
-    ]
+    different = [name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(_MAY_CHANGE_ON_RESUME)]
     if different:
         raise InputError(
             "these settings are not those of the run: " + ", ".join(f"{name} = {wanted[name]!r}" for name in different),
@@ -135,7 +134,9 @@ def read_config_record(workdir: Path) -> Config:
     """The configuration of a run."""
     path = workdir / CONFIG_RECORD
     if not path.is_file():
-        raise InputError(f"{workdir} holds no run", expected=f"a folder with {CONFIG_RECORD}", fix="give the --workdir of a run")
+        raise InputError(
+            f"{workdir} holds no run", expected=f"a folder with {CONFIG_RECORD}", fix="give the --workdir of a run"
+        )
     try:
         return _rebuild(Config, json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError) as error:
@@ -143,7 +144,7 @@ def read_config_record(workdir: Path) -> Config:
 
 
 def _rebuild(kind: type, values: dict):
-    nested = {entry.name: entry.type for entry in dataclasses.fields(kind)}
+    nested = typing.get_type_hints(kind)
     return kind(**{name: _rebuild(nested[name], value) if isinstance(value, dict) else value for name, value in values.items()})
 
 

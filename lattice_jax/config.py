@@ -88,10 +88,11 @@ class AdapterConfig:
     """The compressor between the teacher's space and a face of the cube; trained first, then frozen."""
 
     strategy: Literal["hierarchical", "linear", "attention", "autoencoder"] = "hierarchical"
-    steps: int = 600
+    steps: int = 1000
     """Training steps at most; the best on the validation text is kept."""
     batch_size: int = 128
-    learning_rate: float = 3e-4
+    learning_rate: float = 3e-5
+    """Low, because training starts near the linear optimum: at 3e-4 the adapter first forgets it."""
     pair_fraction: float = 0.25
     """Share of every batch drawn from the training pairs, the rest from the unlabelled sentences."""
     evaluate_every: int = 50
@@ -280,9 +281,6 @@ class LossConfig:
     surface_reconstruction: float = 0.3
     internal_consistency: float = 0.3
     dialogue_similarity: float = 0.4
-    contrast: float = 0.0
-    """Weight of a further term, picking the right answer among those of the batch; 0 leaves the three objectives alone."""
-    contrast_temperature: float = 0.05
     consistency_steps: int = 2
     """Last lattice steps over which the cube must have come to rest."""
 
@@ -333,7 +331,9 @@ class TrainingConfig:
     evaluate_every: int = 20
     """Steps between two looks at the validation pairs."""
     patience: int = 5
-    """Looks without a better validation similarity before the run stops; 0 never stops early."""
+    """Looks without a better similarity before the run stops; 0 never stops early."""
+    select_by: Literal["validation", "training"] = "validation"
+    """Pairs by whose similarity the best parameters are chosen; "training" to learn a set by heart."""
     checkpoint_every: int = 50
     """Steps between two checkpoints; the last step and Ctrl-C save too."""
     question_noise: float = 0.0

@@ -1,8 +1,8 @@
 """One run from text to verdict: the only room in which all wings meet.
 
-Contract: every function takes the configuration and what came before it, and returns arrays, parameters or figures. A run's folder holds
-`config.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `adapter/` and event files; `summary.json` is written at the very end.
-Held-out pairs are embedded with the rest and next touched by `judge_run`; all choices are made on the validation pairs.
+Contract: every function takes the configuration and what came before it, and returns arrays, parameters or figures. Held-out
+pairs are embedded with the rest and next touched by `adapter_figures` and `judge_run`, which report; all choices are made on
+the validation pairs.
 """
 
 import functools
@@ -94,7 +94,11 @@ def _train_adapter(config: Config, material: Material, adapter: Adapter, paramet
     reconstruct = jax.jit(adapter.apply)
 
     def validate(parameters: dict) -> dict[str, float]:
-        return {"validation_similarity": float(np.mean(cosine_similarity(np.asarray(reconstruct(parameters, chosen_by)), chosen_by)))}
+        return {
+            "validation_similarity": float(
+                np.mean(cosine_similarity(np.asarray(reconstruct(parameters, chosen_by)), chosen_by))
+            )
+        }
 
     with Monitor(
         checkpoints.directory, steps=settings.steps, batch_size=settings.batch_size, print_every=settings.steps, resume_step=-1
@@ -175,9 +179,15 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh)
 
+    select_by = config.training.select_by
+
     def validate(parameters: dict) -> dict[str, float]:
-        measures = measure(predict(parameters, validation.questions), validation.answers, bootstrap_samples=2)
-        return {"validation_similarity": measures.similarity.value, "validation_mrr": measures.mrr.value}
+        looked_at = {"validation": validation} | ({"training": train} if select_by == "training" else {})
+        figures = {}
+        for side, pairs in looked_at.items():
+            measures = measure(predict(parameters, pairs.questions), pairs.answers, bootstrap_samples=2)
+            figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
+        return figures
 
     fresh = functools.partial(initial_state, optimizer=optimizer)
     key, start = jax.random.key(config.seed), {}
@@ -205,7 +215,7 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
             config=config.training,
             key=key,
             validate=validate,
-            selection="validation_similarity",
+            selection=f"{select_by}_similarity",
             checkpoints=checkpoints,
             monitor=monitor,
             **start,

@@ -1,7 +1,7 @@
 """What a person starts: a run trained and judged, judged again, or asked.
 
-Contract: each function works on a run's folder and tells a console what it does; figures go to `summary.json`, which is written whole or
-not at all.
+Contract: each function works on a run's folder and tells a console what it does. The folder holds `config.json`,
+`metrics.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files and plots.
 """
 
 import importlib.metadata
@@ -95,8 +95,10 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         "seconds": seconds["total"],
         "seconds_by_phase": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
-        "checkpoint": result.checkpoint and {
-            "size_bytes": result.checkpoint.size_bytes, "seconds": result.checkpoint.seconds,
+        "checkpoint": result.checkpoint
+        and {
+            "size_bytes": result.checkpoint.size_bytes,
+            "seconds": result.checkpoint.seconds,
         },
         "devices": f"{config.lattice.devices} x {jax.devices()[0].device_kind}",
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
@@ -108,7 +110,9 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     _write_summary(summary, workdir)
     _draw(summary, rows, workdir, console)
     _tell(judgement, console)
-    console.print(f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}")
+    console.print(
+        f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}"
+    )
     console.print(f'Ask it: bin/ask --workdir {workdir} "What is overfitting?"')
     return summary
 
@@ -133,7 +137,9 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     embedded = embed_texts([question], config.teacher)
     predicted = experiment.make_predictor(config, codec, mesh)(parameters, embedded)
     indices, similarities = nearest_answers(predicted, material.answers, count)
-    found = [(material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)]
+    found = [
+        (material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)
+    ]
     for answer, similarity in found:
         console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
     return found
@@ -180,7 +186,9 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
 def _read_summary(workdir: Path) -> dict:
     path = workdir / SUMMARY
     if not path.is_file():
-        raise InputError(f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume")
+        raise InputError(
+            f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume"
+        )
     return json.loads(path.read_text())
 
 

@@ -31,7 +31,9 @@ def refused(monkeypatch, capsys, tmp_path):
 
 
 def write_pairs(path: Path, count: int) -> Path:
-    lines = [json.dumps({"question": f"What is item {n}?", "answer": f"Item {n} is number {n * n} of {n}."}) for n in range(count)]
+    lines = [
+        json.dumps({"question": f"What is item {n}?", "answer": f"Item {n} is number {n * n} of {n}."}) for n in range(count)
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 

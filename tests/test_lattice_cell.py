@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_cube import SMALL, with_cell
+from small_cube import SMALL, quick_jit, with_cell
 
 from lattice_jax.config import CellConfig, GridConfig, LatticeConfig
 from lattice_jax.errors import InputError
@@ -25,7 +25,7 @@ from lattice_jax.lattice.grid import AHEAD, offsets
 
 def start(config: LatticeConfig, seed: int = 0) -> dict:
     """`initialise` as one compiled program, which takes a fraction of the time."""
-    return jax.jit(functools.partial(initialise, config))(key=jax.random.key(seed))
+    return quick_jit(functools.partial(initialise, config))(key=jax.random.key(seed))
 
 
 def start_shapes(config: LatticeConfig) -> dict:

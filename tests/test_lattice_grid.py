@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_cube import WALLS
+from small_cube import WALLS, quick_jit
 
 from lattice_jax.lattice.grid import AHEAD, SELF, extend, offsets, seen, shift
 
@@ -41,13 +41,13 @@ def shift_by_loop(field: np.ndarray, offset: tuple[int, int, int], walls: str) -
     return result
 
 
-@functools.partial(jax.jit, static_argnames="walls")
+@functools.partial(quick_jit, static_argnames="walls")
 def all_shifts(field: jax.Array, walls: str) -> jax.Array:
     """The field as every offset shows it."""
     return jnp.stack([shift(field, offset, walls) for offset in ALL_OFFSETS])
 
 
-@functools.partial(jax.jit, static_argnames="walls")
+@functools.partial(quick_jit, static_argnames="walls")
 def all_seen(field: jax.Array, walls: str) -> jax.Array:
     """The same by the fast way: one extended field and its slices."""
     return jnp.stack([seen(extend(field, walls), offset) for offset in ALL_OFFSETS])
@@ -78,12 +78,8 @@ def test_ahead_is_the_neighbour_nearer_to_the_front_face():
     np.testing.assert_array_equal(shift(depths, SELF, "zero"), depths)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(shape=st.tuples(*[st.integers(2, 5)] * 3), walls=st.sampled_from(WALLS), seed=st.integers(0, 2**31))
-@example(shape=(3, 4, 5), walls="zero", seed=0)
-@example(shape=(3, 4, 5), walls="periodic", seed=0)
-@example(shape=(3, 4, 5), walls="reflect", seed=0)
-@example(shape=(3, 4, 5), walls="edge", seed=0)
 @example(shape=(2, 2, 2), walls="reflect", seed=0)
 @example(shape=(2, 3, 2), walls="periodic", seed=0)
 def test_shift_and_extended_slices_equal_a_loop_over_cells(shape, walls, seed):

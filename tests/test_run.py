@@ -100,7 +100,9 @@ def test_evaluate_repeats_the_verdict(whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "copy")
     monkeypatch.chdir(Path(SMOKE).parent.parent)
     assert run_here(monkeypatch, "evaluate", "--workdir", tmp_path / "copy") == 0
-    assert summary(tmp_path / "copy")["held_out"]["similarity"] == pytest.approx(summary(whole)["held_out"]["similarity"], abs=1e-5)
+    assert summary(tmp_path / "copy")["held_out"]["similarity"] == pytest.approx(
+        summary(whole)["held_out"]["similarity"], abs=1e-5
+    )
 
 
 def test_ask_shows_known_answers(whole, monkeypatch, capsys):

@@ -53,7 +53,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, values: Array) -> Array:
         tokens = nn.Dense(self.tokens * self.channels)(values).reshape(*values.shape[:-1], self.tokens, self.channels)
-        tokens = tokens + self.param("position", nn.initializers.normal(0.02), (self.tokens, self.channels))
+        position = self.param("position", nn.initializers.normal(0.02), (self.tokens, self.channels))
+        tokens = tokens + jnp.broadcast_to(position, tokens.shape)
         tokens = tokens + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(tokens))
         mixed = tokens.reshape(*values.shape[:-1], self.tokens * self.channels)
         return nn.Dense(self.size, name="direct")(values) + nn.Dense(self.size, kernel_init=nn.initializers.zeros)(mixed)

@@ -4,7 +4,6 @@ Contract: each takes arrays with the batch as an axis and returns one value a sa
 Targets are frozen arrays, so none of them can be lowered by moving the target.
 """
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -32,14 +31,3 @@ def dialogue_similarity(
 ) -> Float[Array, " batch"]:
     """Cosine distance in the teacher's own space between the decoded output and the right answer's embedding, 0 to 2."""
     return optax.losses.cosine_distance(decoded, answer, epsilon=1e-6)
-
-
-def contrast(
-    decoded: Float[Array, "batch teacher"], answers: Float[Array, "batch teacher"], temperature: float
-) -> Float[Array, " batch"]:
-    """Cross-entropy of picking the right answer among those of the batch by cosine (InfoNCE, van den Oord et al. 2018).
-
-    Similarity alone is also raised by leaning towards the mean answer, which makes answers harder to tell apart; this is not.
-    """
-    cosines = optax.losses.cosine_similarity(decoded[:, None, :], answers[None, :, :], epsilon=1e-6)
-    return -jnp.diagonal(jax.nn.log_softmax(cosines / temperature))

@@ -48,8 +48,6 @@ def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objecti
             "internal_consistency": losses.internal_consistency(answer.propagation.activity, config.loss.consistency_steps),
             "dialogue_similarity": losses.dialogue_similarity(codec.decode(answer.vectors), batch["answer"]),
         }
-        if config.loss.contrast:
-            raw["contrast"] = losses.contrast(codec.decode(answer.vectors), batch["answer"], config.loss.contrast_temperature)
         raw = {name: jnp.mean(values) for name, values in raw.items()}
         weighted = {f"weighted_{name}": getattr(config.loss, name) * value for name, value in raw.items()}
         loss = jnp.sum(jnp.stack(list(weighted.values())))

@@ -1,0 +1,12 @@
+"""Ten AI/ML pairs learned by heart by the full cube, beside the 40 held-out pairs of `hundred`.
+
+bin/train --config configs/ten_pairs.py
+"""
+
+from lattice_jax.config import Config, CorpusConfig, OptimizerConfig, TrainingConfig
+
+CONFIG = Config(
+    corpus=CorpusConfig(pairs="ten"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=10),
+    training=TrainingConfig(steps=180, batch_size=10, evaluate_every=20, checkpoint_every=60, patience=0, select_by="training"),
+)

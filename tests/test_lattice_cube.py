@@ -1,0 +1,138 @@
+"""From vector to vector: the wave guide, the count of parameters, coverage, and any two faces."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_cube import (
+    FACES,
+    METRICS,
+    OPPOSITE,
+    SMALL,
+    cells_of,
+    lively_parameters,
+    noise_like,
+    quick_jit,
+    real_embeddings,
+    with_cell,
+)
+
+from lattice_jax.config import CellConfig, GridConfig, LatticeConfig
+from lattice_jax.lattice import cube
+from lattice_jax.lattice.cell import parameters_per_cell
+from lattice_jax.lattice.surface import face_mask
+
+KEY = jax.random.key(0)
+
+
+def expected_answer(config: LatticeConfig, parameters: dict, vectors: jax.Array) -> jax.Array:
+    """What the cube reads out when every update is scaled by the rate."""
+    return cube.answer(parameters, vectors, key=KEY, config=config, sampled=False).vectors
+
+
+@pytest.mark.parametrize("surface_channels", [1, 2])
+def test_an_untrained_cube_hands_its_input_on(surface_channels):
+    config = LatticeConfig(
+        grid=GridConfig(4, 8, 8),
+        cell=CellConfig(visible=16, memory=16, hidden=16),
+        steps=8,
+        surface_channels=surface_channels,
+    )
+    vectors = np.ascontiguousarray(real_embeddings()[0][:16, : 64 * surface_channels])
+    vectors /= np.sqrt(np.mean(np.square(vectors)))
+    parameters = quick_jit(functools.partial(cube.initialise, config))(key=KEY)
+    answered = np.asarray(quick_jit(functools.partial(expected_answer, config))(parameters, vectors))
+    assert answered.shape == vectors.shape
+    cosine = np.sum(answered * vectors, -1) / np.linalg.norm(answered, axis=-1) / np.linalg.norm(vectors, axis=-1)
+    assert cosine.min() > 0.9
+
+
+@pytest.mark.parametrize(("sharing", "surface_channels"), [("cell", 1), ("layer", 2), ("lattice", 3)])
+def test_the_counts_are_those_of_the_arrays(sharing, surface_channels):
+    config = dataclasses.replace(
+        SMALL, sharing=sharing, surface_channels=surface_channels, input_face="left", output_face="right", steps=5
+    )
+    arrays = jax.eval_shape(functools.partial(cube.initialise, config), key=KEY)
+    counts = cube.parameter_counts(config)
+    sizes = {name: array.size for name, array in arrays.items()}
+    assert counts["injection"] == sizes.pop("injection") == 3 * 4 * surface_channels * 3
+    assert counts["read_out"] == sizes.pop("read_out") == 3 * 4 * surface_channels * 3
+    assert counts["cells"] == sum(sizes.values())
+    assert counts["total"] == counts["cells"] + counts["injection"] + counts["read_out"]
+
+
+def test_the_default_cube_has_2475_cells_of_25_thousand_parameters():
+    counts = cube.parameter_counts(LatticeConfig())
+    assert counts["cells"] == 2_475 * parameters_per_cell(CellConfig())
+    assert counts["total"] == counts["cells"] + 2 * 225 * 32
+    arrays = jax.eval_shape(functools.partial(cube.initialise, LatticeConfig()), key=KEY)
+    assert sum(array.size for array in arrays.values()) == counts["total"]
+
+
+@pytest.mark.parametrize(
+    ("perception", "gate", "walls", "steps"),
+    [
+        ("von_neumann", "von_neumann", "zero", 4),
+        ("moore", "von_neumann", "zero", 3),
+        ("von_neumann", "moore", "zero", 3),
+        ("von_neumann", "von_neumann", "periodic", 4),
+        ("moore", "von_neumann", "periodic", 2),
+    ],
+)
+def test_coverage_is_the_share_of_input_cells_that_the_output_really_depends_on(perception, gate, walls, steps):
+    config = dataclasses.replace(
+        with_cell(SMALL, perception=perception, gate=gate), grid=GridConfig(3, 5, 6), walls=walls, steps=steps
+    )
+    jacobian = quick_jit(jax.jacrev(functools.partial(expected_answer, config, lively_parameters(config))))
+    depends = np.asarray(jacobian(noise_like(jnp.zeros((1, 30)), 1)))[0, :, 0] != 0
+    assert depends.mean() == pytest.approx(cube.coverage(config))
+    assert 0 < depends.mean() < 1
+
+
+def test_coverage_of_the_default_cube_is_whole_and_six_neighbours_see_less():
+    assert cube.coverage(LatticeConfig()) == 1.0
+    assert cube.coverage(with_cell(dataclasses.replace(LatticeConfig(), steps=18), perception="von_neumann")) < 0.6
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_any_face_may_be_the_input_and_its_opposite_the_output(face):
+    """What the output cell of a corner depends on is the light cone on the face that was named, no other."""
+    config = dataclasses.replace(SMALL, input_face=face, output_face=OPPOSITE[face], steps=5)
+    parameters = lively_parameters(config)
+    size = config.surface_size(face)
+
+    def first(vectors):
+        return expected_answer(config, parameters, vectors)[0, 0]
+
+    vectors = noise_like(jnp.zeros((1, size)), 2)
+    gradient = np.asarray(quick_jit(jax.grad(first))(vectors))[0]
+    inputs, outputs = (
+        cells_of(config)[np.asarray(face_mask(side, config.grid)).reshape(-1)] for side in (face, OPPOSITE[face])
+    )
+    assert gradient.shape == (len(inputs),)
+    near = METRICS["von_neumann"](inputs - outputs[0]) <= config.steps
+    assert 0 < near.mean() < 1
+    np.testing.assert_array_equal(gradient != 0, near)
+
+
+def test_faces_that_share_an_edge_may_be_joined():
+    config = dataclasses.replace(SMALL, grid=GridConfig(4, 4, 3), input_face="front", output_face="top")
+    vectors = noise_like(jnp.zeros((2, 12)), 3)
+    answered = quick_jit(functools.partial(expected_answer, config, lively_parameters(config)))(vectors)
+    assert answered.shape == (2, 12)
+    assert np.all(np.asarray(answered) != 0)
+
+
+def test_only_the_faces_touch_the_vector():
+    """Without read-out weights nothing comes out, without injection weights the input goes unheard."""
+    parameters = lively_parameters(SMALL)
+    run = quick_jit(functools.partial(expected_answer, SMALL))
+    one, other = (noise_like(jnp.zeros((2, 20)), seed) for seed in (1, 2))
+    silent = parameters | {"read_out": jnp.zeros_like(parameters["read_out"])}
+    deaf = parameters | {"injection": jnp.zeros_like(parameters["injection"])}
+    assert not np.any(run(silent, one))
+    np.testing.assert_array_equal(run(deaf, one), run(deaf, other))
+    assert not np.array_equal(run(parameters, one), run(parameters, other))
