@@ -5,7 +5,6 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +22,8 @@ from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
 from lattice_jax.teachers.cache import embed_texts
-from lattice_jax.training.checkpoint import Checkpoints, abstract
-from lattice_jax.training.loop import FitResult, fit, initial_state
+from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
+from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
 from lattice_jax.training.monitor import Monitor
 from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
 from lattice_jax.training.schedule import make_optimizer
@@ -65,58 +64,88 @@ def make_adapter(config: Config, material: Material) -> Adapter:
     return Adapter(material.questions.shape[1], code, config.adapter.strategy)
 
 
+def load_adapter(config: Config, material: Material, workdir: Path) -> Codec:
+    """The frozen adapter of a run, from its folder."""
+    adapter = make_adapter(config, material)
+    text = np.concatenate(material.adapter_text())
+    template = abstract(adapter.init(jax.random.key(0), jnp.asarray(text[:1])))
+    return freeze(adapter, Checkpoints(workdir / "adapter").restore_best(template), jnp.asarray(text))
+
+
 def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
     """Train the adapter to reproduce embeddings, keep the best on the validation text, and freeze it.
 
-    A finished adapter in the run's folder is taken as it is.
+    Goes on from what the run's folder holds of it, so an adapter that is finished is taken as it is.
     """
-    adapter = make_adapter(config, material)
-    checkpoints = Checkpoints(workdir / "adapter")
+    settings, adapter = config.adapter, make_adapter(config, material)
     pairs, sentences = material.adapter_text()
-    parameters = principal_start(adapter, np.concatenate([pairs, sentences]))
-    if checkpoints.latest is None:
-        _train_adapter(config, material, adapter, parameters, checkpoints)
-    return freeze(adapter, checkpoints.restore_best(abstract(parameters)), jnp.concatenate([pairs, sentences]))
-
-
-def _train_adapter(config: Config, material: Material, adapter: Adapter, parameters: dict, checkpoints: Checkpoints) -> None:
-    settings = config.adapter
-    pairs, sentences = material.adapter_text()
-    share = settings.pair_fraction
-    repeats = max(1, round(share / (1 - share) * len(sentences) / len(pairs))) if share < 1 else 1
-    text = np.concatenate([np.tile(pairs, (repeats, 1)), sentences[: len(sentences) if share < 1 else 0]])
+    text, chosen_by = np.concatenate([pairs, sentences]), np.concatenate(material.pairs("validation"))
     schedule = OptimizerConfig(settings.learning_rate, settings.learning_rate / 10, weight_decay=0.0)
     optimizer = make_optimizer(schedule, settings.steps)
-    chosen_by = np.concatenate(material.pairs("validation"))
-    training = TrainingConfig(
-        settings.steps, settings.batch_size, settings.evaluate_every, patience=0, checkpoint_every=settings.steps
+    checkpoints = Checkpoints(workdir / "adapter")
+    start = start_or_continue(
+        checkpoints, lambda: initial_state(principal_start(adapter, text), optimizer), jax.random.key(config.seed)
     )
     reconstruct = jax.jit(adapter.apply)
 
     def validate(parameters: dict) -> dict[str, float]:
-        return {
-            "validation_similarity": float(
-                np.mean(cosine_similarity(np.asarray(reconstruct(parameters, chosen_by)), chosen_by))
-            )
-        }
+        reconstructed = np.asarray(reconstruct(parameters, chosen_by))
+        return {"validation_similarity": float(np.mean(cosine_similarity(reconstructed, chosen_by)))}
 
     with Monitor(
-        checkpoints.directory, steps=settings.steps, batch_size=settings.batch_size, print_every=settings.steps, resume_step=-1
+        checkpoints.directory,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        print_every=settings.steps,
+        resume_step=start.rows_kept,
     ) as monitor:
         result = fit(
-            initial_state(jax.tree.map(jnp.copy, parameters), optimizer),
+            start.state,
             objective=reproduce_embeddings(adapter),
             optimizer=optimizer,
-            data={"embedding": text},
-            config=training,
-            key=jax.random.key(config.seed),
+            data={"embedding": mixed_text(pairs, sentences, settings.pair_fraction)},
+            config=TrainingConfig(
+                settings.steps, settings.batch_size, settings.evaluate_every, patience=0, checkpoint_every=settings.steps
+            ),
+            key=start.key,
             validate=validate,
             selection="validation_similarity",
+            best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
         )
     if result.interrupted:
         raise KeyboardInterrupt
+    return freeze(adapter, result.params, jnp.asarray(text))
+
+
+def mixed_text(pairs: np.ndarray, sentences: np.ndarray, pair_fraction: float) -> np.ndarray:
+    """Rows of both, those of the pairs repeated until they are about `pair_fraction` of all; 1 takes the pairs alone."""
+    if pair_fraction == 1:
+        return pairs
+    repeats = max(1, round(pair_fraction / (1 - pair_fraction) * len(sentences) / len(pairs)))
+    return np.concatenate([np.tile(pairs, (repeats, 1)), sentences])
+
+
+class Start(NamedTuple):
+    """Where training begins: afresh, or where a checkpoint left it."""
+
+    state: TrainState
+    key: jax.Array
+    best: Best
+
+    @property
+    def rows_kept(self) -> int:
+        """The last step whose metrics stay: none of them for a run that begins afresh."""
+        return int(self.state.step) if self.best.step is not None else -1
+
+
+def start_or_continue(checkpoints: Checkpoints, fresh: Callable[[], TrainState], key: jax.Array) -> Start:
+    """The last checkpoint in the folder, or a fresh state where there is none."""
+    if checkpoints.latest is None:
+        return Start(fresh(), key, Best())
+    restored = checkpoints.restore(abstract(fresh()))
+    return Start(restored.state, restored.key, restored.best)
 
 
 def adapter_figures(config: Config, material: Material, codec: Codec) -> dict[str, float]:
@@ -168,12 +197,12 @@ def decayed(parameters: dict) -> dict:
 
 def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     """Untrained parameters of the cube, where their cells are computed."""
-    make = functools.partial(cube.initialise, config.lattice)
-    return devices.place(make(key=jax.random.key(config.seed)), config.lattice.grid, mesh)
+    parameters = cube.initialise(config.lattice, key=jax.random.key(config.seed))
+    return devices.place(parameters, config.lattice.grid, mesh)
 
 
-def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, mesh: Mesh | None, *, resume: bool) -> FitResult:
-    """Train the cube on the training pairs; from the last checkpoint where there is one and `resume` says so."""
+def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, mesh: Mesh | None) -> FitResult:
+    """Train the cube on the training pairs, from the last checkpoint where the run's folder holds one."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
     train, validation = material.pairs("train"), material.pairs("validation")
@@ -189,22 +218,18 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
         return figures
 
-    fresh = functools.partial(initial_state, optimizer=optimizer)
-    key, start = jax.random.key(config.seed), {}
-    if resume and checkpoints.latest is not None:
-        restored = checkpoints.restore(abstract(fresh(initial_parameters(config, mesh))))
-        state, key, start = restored.state, restored.key, {"best": restored.best}
-    else:
-        state = fresh(initial_parameters(config, mesh))
+    start = start_or_continue(
+        checkpoints, lambda: initial_state(initial_parameters(config, mesh), optimizer), jax.random.key(config.seed)
+    )
     with Monitor(
         workdir,
         steps=config.training.steps,
         batch_size=config.training.batch_size,
         print_every=config.training.evaluate_every,
-        resume_step=(int(state.step) if start else -1) if resume else None,
+        resume_step=start.rows_kept,
     ) as monitor:
         return fit(
-            state,
+            start.state,
             objective=answer_questions(codec, config, mesh),
             optimizer=optimizer,
             data={
@@ -213,12 +238,12 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
                 "answer": train.answers,
             },
             config=config.training,
-            key=key,
+            key=start.key,
             validate=validate,
             selection=f"{select_by}_similarity",
+            best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
-            **start,
         )
 
 

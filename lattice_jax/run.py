@@ -70,7 +70,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         "{pca_reconstruction:.3f})".format(**adapter_figures)
     )
     with _timed(seconds, "training"):
-        result = experiment.fit_cube(config, material, codec, workdir, mesh, resume=resume)
+        result = experiment.fit_cube(config, material, codec, workdir, mesh)
     if result.interrupted:
         console.print(f"Saved at step {result.step}; go on with --resume --workdir {workdir}")
         raise KeyboardInterrupt
@@ -172,7 +172,7 @@ def _load(workdir: Path, console: Console):
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
-    return config, material, experiment.fit_adapter(config, material, workdir), parameters, mesh
+    return config, material, experiment.load_adapter(config, material, workdir), parameters, mesh
 
 
 def _verdict_figures(judgement: experiment.Judgement) -> dict:
