@@ -336,15 +336,12 @@ class TrainingConfig:
     """Pairs by whose similarity the best parameters are chosen; "training" to learn a set by heart."""
     checkpoint_every: int = 50
     """Steps between two checkpoints; the last step and Ctrl-C save too."""
-    question_noise: float = 0.0
-    """Standard deviation of Gaussian noise on the injected question, relative to its own root mean square."""
 
     def __post_init__(self):
         _require_kinds(self, "training.")
         for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
         _require(self.patience >= 0, "training.patience", self.patience, "0 (never) or a number of looks")
-        _require(self.question_noise >= 0, "training.question_noise", self.question_noise, "0 or more")
 
 
 @dataclass(frozen=True)

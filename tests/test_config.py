@@ -87,7 +87,6 @@ BAD = [
     (TrainingConfig, "training", "evaluate_every", 0),
     (TrainingConfig, "training", "checkpoint_every", 0),
     (TrainingConfig, "training", "patience", -1),
-    (TrainingConfig, "training", "question_noise", -0.1),
     (EvaluationConfig, "evaluation", "bootstrap_samples", 99),
     (EvaluationConfig, "evaluation", "confidence", 1.0),
     (EvaluationConfig, "evaluation", "sample_questions", 0),

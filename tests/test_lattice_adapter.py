@@ -21,7 +21,7 @@ from lattice_jax.training.objectives import reproduce_embeddings
 
 TEXT = np.concatenate(real_embeddings())
 STRATEGIES = ("hierarchical", "linear", "attention", "autoencoder")
-CODE = 60
+CODE = 80
 
 
 def similarity(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -59,9 +59,9 @@ def test_widths_shrink_by_seven_tenths_down_to_twice_the_code():
 
 def test_the_decoder_mirrors_the_encoder():
     arrays = jax.eval_shape(Adapter(384, CODE, "hierarchical").init, jax.random.key(0), jnp.zeros((1, 384)))["params"]
-    kernels = {part: [layers[f"Dense_{number}"]["kernel"].shape for number in range(5)] for part, layers in arrays.items()}
-    assert kernels["encoder"] == [(384, 268), (268, 187), (187, 130), (130, 91), (91, 60)]
-    assert kernels["decoder"] == [(60, 91), (91, 130), (130, 187), (187, 268), (268, 384)]
+    kernels = {part: [layers[f"Dense_{number}"]["kernel"].shape for number in range(4)] for part, layers in arrays.items()}
+    assert kernels["encoder"] == [(384, 268), (268, 187), (187, 130), (130, 80)]
+    assert kernels["decoder"] == [(80, 130), (130, 187), (187, 268), (268, 384)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -5,7 +5,6 @@ Contract: `objective(params, batch, *, key) -> (loss, metrics)`, pure; metrics a
 
 from typing import cast
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -37,12 +36,7 @@ def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objecti
     """
 
     def objective(params, batch, *, key) -> tuple[Array, dict[str, Array]]:
-        noise_key, firing_key = jax.random.split(key)
-        question = batch["question"]
-        if config.training.question_noise:
-            size = jnp.sqrt(jnp.mean(jnp.square(question), -1, keepdims=True))
-            question = question + config.training.question_noise * size * jax.random.normal(noise_key, question.shape)
-        answer = cube.answer(params, question, key=firing_key, config=config.lattice, sampled=True, mesh=mesh)
+        answer = cube.answer(params, batch["question"], key=key, config=config.lattice, sampled=True, mesh=mesh)
         raw = {
             "surface_reconstruction": losses.surface_reconstruction(answer.vectors, batch["target"]),
             "internal_consistency": losses.internal_consistency(answer.propagation.activity, config.loss.consistency_steps),
