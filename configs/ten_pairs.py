@@ -8,5 +8,5 @@ from lattice_jax.config import Config, CorpusConfig, OptimizerConfig, TrainingCo
 CONFIG = Config(
     corpus=CorpusConfig(pairs="ten"),
     optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=10),
-    training=TrainingConfig(steps=180, batch_size=10, evaluate_every=20, checkpoint_every=60, patience=0, select_by="training"),
+    training=TrainingConfig(steps=140, batch_size=10, evaluate_every=20, checkpoint_every=70, patience=0, select_by="training"),
 )
