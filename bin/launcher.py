@@ -1,7 +1,7 @@
 """Starts a program of this folder under the project's own Python, with the memory settings that it runs fastest with.
 
 Contract: returns once both hold, otherwise replaces this process by one in which they do. Without huge pages XLA's large
-buffers are faulted in 4 KiB at a time, which made parameter-sized work 1.5 to 3 times slower; glibc reads the setting at start.
+buffers are faulted in 4 KiB at a time, which slows all work on whole parameters; glibc reads the setting at start only.
 """
 
 import importlib.util

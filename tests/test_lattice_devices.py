@@ -44,7 +44,7 @@ def test_the_mesh_has_as_many_devices_as_rows_can_keep_busy():
 @pytest.mark.parametrize(("height", "padded"), [(4, 4), (5, 6), (3, 4)])
 def test_placing_pads_and_divides_rows_and_collecting_takes_the_padding_away(height, padded):
     config, mesh = lattice(height), cell_mesh(lattice(height))
-    parameters = cell_parameters(config) | {"shared": jnp.ones((2, 1, 1, 3))}
+    parameters = {"gate": cell_parameters(config)["gate"], "shared": jnp.ones((2, 1, 1, 3))}
     placed = place(parameters, config.grid, mesh)
     assert placed["gate"].shape == (2, padded, *parameters["gate"].shape[2:])
     assert placed["gate"].sharding.spec == PartitionSpec(None, devices.AXIS)
@@ -56,7 +56,7 @@ def test_placing_pads_and_divides_rows_and_collecting_takes_the_padding_away(hei
     assert place(parameters, config.grid, None) is parameters
 
 
-@pytest.mark.parametrize("height", [2, 3, 4, 5])
+@pytest.mark.parametrize("height", [2, 3, 5])
 @pytest.mark.parametrize("walls", WALLS)
 def test_every_device_sees_the_rows_beyond_its_own(walls, height):
     config, mesh = lattice(height), cell_mesh(lattice(height))
@@ -133,9 +133,7 @@ def differentiated(config: LatticeConfig, mesh):
     return value, to_parameters, to_injected
 
 
-@pytest.mark.parametrize(
-    ("height", "sharing", "walls"), [(5, "layer", "periodic"), (5, "lattice", "edge"), (3, "cell", "reflect")]
-)
+@pytest.mark.parametrize(("height", "sharing", "walls"), [(5, "layer", "periodic"), (3, "cell", "reflect")])
 def test_two_devices_give_the_values_and_gradients_of_one(height, sharing, walls):
     config = lattice(height, sharing, walls)
     plain, spread = (differentiated(config, mesh) for mesh in (None, cell_mesh(config)))

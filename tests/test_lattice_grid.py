@@ -6,7 +6,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_cube import WALLS, quick_jit
@@ -78,20 +77,15 @@ def test_ahead_is_the_neighbour_nearer_to_the_front_face():
     np.testing.assert_array_equal(shift(depths, SELF, "zero"), depths)
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(shape=st.tuples(*[st.integers(2, 5)] * 3), walls=st.sampled_from(WALLS), seed=st.integers(0, 2**31))
-@example(shape=(2, 2, 2), walls="reflect", seed=0)
-@example(shape=(2, 3, 2), walls="periodic", seed=0)
+@example(shape=(3, 4, 5), walls="zero", seed=0)
+@example(shape=(2, 3, 4), walls="periodic", seed=0)
+@example(shape=(2, 2, 3), walls="reflect", seed=0)
+@example(shape=(4, 2, 3), walls="edge", seed=0)
 def test_shift_and_extended_slices_equal_a_loop_over_cells(shape, walls, seed):
-    field = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape).astype(np.int32) + 1
-    expected = np.stack([shift_by_loop(field, offset, walls) for offset in ALL_OFFSETS])
-    np.testing.assert_array_equal(all_shifts(jnp.asarray(field), walls), expected)
-    np.testing.assert_array_equal(all_seen(jnp.asarray(field), walls), expected)
-
-
-@pytest.mark.parametrize("walls", WALLS)
-def test_trailing_axes_travel_with_their_cell(walls):
-    field = np.random.default_rng(0).normal(size=(3, 4, 2, 3, 2)).astype(np.float32)
+    """Two channels a cell, because trailing axes must travel with their cell."""
+    field = np.random.default_rng(seed).permutation(2 * np.prod(shape)).reshape(*shape, 2).astype(np.int32) + 1
     expected = np.stack([shift_by_loop(field, offset, walls) for offset in ALL_OFFSETS])
     np.testing.assert_array_equal(all_shifts(jnp.asarray(field), walls), expected)
     np.testing.assert_array_equal(all_seen(jnp.asarray(field), walls), expected)

@@ -18,7 +18,11 @@ from lattice_jax.training.objectives import answer_questions, reproduce_embeddin
 
 QUESTIONS, ANSWERS = (embeddings[:8] for embeddings in real_embeddings())
 LATTICE = LatticeConfig(
-    grid=GridConfig(3, 4, 5), cell=CellConfig(visible=8, memory=8, hidden=16), steps=5, minimum_arrival=0.0, remat=False
+    grid=GridConfig(3, 4, 5),
+    cell=CellConfig(visible=8, memory=8, hidden=16, perception="von_neumann"),
+    steps=5,
+    minimum_arrival=0.0,
+    remat=False,
 )
 CONFIG = Config(lattice=LATTICE)
 SURE = dataclasses.replace(CONFIG, lattice=dataclasses.replace(LATTICE, update=UpdateConfig(rate=1.0)))

@@ -45,7 +45,8 @@ def neighbour_sum(
     """sum_k weights_k * shift_k(field), channel by channel; for walls under which a shift's adjoint is the opposite shift.
 
     The adjoint is then a neighbour sum too, with weights read at the receiver. Autodiff of the slices would pad and add once an
-    offset instead: 8 to 12 times slower on XLA:CPU. Holds for zero and periodic walls; `plain_neighbour_sum` serves all.
+    offset instead, which took more than half of a training step's time on XLA:CPU. Holds for zero and periodic walls;
+    `plain_neighbour_sum` serves all.
     """
     return plain_neighbour_sum(weights, field, around, world)
 
@@ -97,9 +98,8 @@ def product(
 ) -> Float[Array, "d h w batch outer"]:
     """Every cell's values times its own kernel.
 
-    `transposed` is the same kernel with its last axes swapped, made once a pass: XLA:CPU multiplies by a kernel that lies the
-    wrong way round at a third of the speed, and the gradient to the values needs it that way in every step. It gets no
-    gradient.
+    `transposed` is the same kernel with its last axes swapped, made once a pass: XLA:CPU multiplies more slowly by a kernel that
+    lies the wrong way round, and the gradient to the values needs it that way in every step. It gets no gradient.
     """
     del transposed
     return jnp.matmul(values, kernel)
