@@ -98,8 +98,8 @@ def product(
 ) -> Float[Array, "d h w batch outer"]:
     """Every cell's values times its own kernel.
 
-    `transposed` is the same kernel with its last axes swapped, made once a pass: XLA:CPU multiplies more slowly by a kernel that
-    lies the wrong way round, and the gradient to the values needs it that way in every step. It gets no gradient.
+    `transposed` is the same kernel with its last axes swapped, made once a pass: XLA:CPU multiplies more slowly by a kernel
+    that lies the wrong way round, and the gradient to the values needs it that way in every step. It gets no gradient.
     """
     del transposed
     return jnp.matmul(values, kernel)
