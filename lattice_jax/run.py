@@ -27,6 +27,7 @@ from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.training.checkpoint import Checkpoints, abstract
+from lattice_jax.training.loop import FitResult
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
 
 SUMMARY = "summary.json"
@@ -62,13 +63,15 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     console.print(describe(config))
     with _timed(seconds, "embedding"):
         material = _gather(config, console)
-    with _timed(seconds, "adapter"), console.status("training the adapter"):
+    console.print("Training the adapter")
+    with _timed(seconds, "adapter"):
         codec = experiment.fit_adapter(config, material, workdir)
         adapter_figures = experiment.adapter_figures(config, material, codec)
     console.print(
         "Adapter, held-out reconstruction: {adapter_reconstruction:.3f} (principal components of equal width: "
         "{pca_reconstruction:.3f})".format(**adapter_figures)
     )
+    console.print("Training the cube")
     with _timed(seconds, "training"):
         result = experiment.fit_cube(config, material, codec, workdir, mesh)
     if result.interrupted:
@@ -79,33 +82,12 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         judgement = experiment.judge_run(config, material, codec, result.params, mesh, operations)
     seconds["total"] = time.perf_counter() - start
     rows = read_metrics(workdir / METRICS)
-    counts = cube.parameter_counts(config.lattice)
+    figures = _run_figures(config, material, result, operations, seconds)
     summary = {
         **_verdict_figures(judgement),
         **adapter_figures,
-        "parameters": counts["total"],
-        "parameters_per_cell": cell.parameters_per_cell(config.lattice.cell),
-        "lattice_steps": config.lattice.steps,
-        "coverage": cube.coverage(config.lattice),
-        "steps": result.step,
-        "best_step": result.best.step,
-        "stopped_early": result.stopped_early,
-        "training_operations": operations,
+        **figures,
         "samples_per_second": median_samples_per_second(rows),
-        "seconds": seconds["total"],
-        "seconds_by_phase": seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "checkpoint": result.checkpoint
-        and {
-            "size_bytes": result.checkpoint.size_bytes,
-            "seconds": result.checkpoint.seconds,
-        },
-        "devices": f"{config.lattice.devices} x {jax.devices()[0].device_kind}",
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "seed": config.seed,
-        "data_hash": material.corpus.hash,
-        "pairs": {side: len(getattr(material.corpus.split, side)) for side in ("train", "validation", "held_out")},
-        "sentences": len(material.corpus.sentences),
     }
     _write_summary(summary, workdir)
     _draw(summary, rows, workdir, console)
@@ -173,6 +155,33 @@ def _load(workdir: Path, console: Console):
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
     return config, material, experiment.load_adapter(config, material, workdir), parameters, mesh
+
+
+def _run_figures(
+    config: Config, material: experiment.Material, result: FitResult, operations: float, seconds: dict[str, float]
+) -> dict:
+    """What the run was and what it took; `seconds` are those since it was last started."""
+    receipt, split = result.checkpoint, material.corpus.split
+    return {
+        "parameters": cube.parameter_counts(config.lattice)["total"],
+        "parameters_per_cell": cell.parameters_per_cell(config.lattice.cell),
+        "lattice_steps": config.lattice.steps,
+        "coverage": cube.coverage(config.lattice),
+        "steps": result.step,
+        "best_step": result.best.step,
+        "stopped_early": result.stopped_early,
+        "training_operations": operations,
+        "seconds": seconds["total"],
+        "seconds_by_phase": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "checkpoint": receipt and {"size_bytes": receipt.size_bytes, "seconds": receipt.seconds},
+        "devices": f"{config.lattice.devices} x {jax.devices()[0].device_kind}",
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "seed": config.seed,
+        "data_hash": material.corpus.hash,
+        "pairs": {side: len(getattr(split, side)) for side in ("train", "validation", "held_out")},
+        "sentences": len(material.corpus.sentences),
+    }
 
 
 def _verdict_figures(judgement: experiment.Judgement) -> dict:

@@ -23,6 +23,7 @@ from small_cube import (
 from lattice_jax.config import CellConfig, GridConfig, LatticeConfig
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.cell import parameters_per_cell
+from lattice_jax.lattice.propagate import propagate
 from lattice_jax.lattice.surface import face_mask
 
 KEY = jax.random.key(0)
@@ -117,12 +118,22 @@ def test_any_face_may_be_the_input_and_its_opposite_the_output(face):
     np.testing.assert_array_equal(dependence(config), near)
 
 
-def test_faces_that_share_an_edge_may_be_joined():
-    config = dataclasses.replace(SMALL, grid=GridConfig(4, 4, 3), input_face="front", output_face="top")
-    vectors = noise_like(jnp.zeros((2, 12)), 3)
-    answered = quick_jit(functools.partial(expected_answer, config, lively_parameters(config)))(vectors)
-    assert answered.shape == (2, 12)
-    assert np.all(np.asarray(answered) != 0)
+def test_every_face_cell_injects_and_reads_by_weights_of_its_own():
+    """Between two faces that share an edge, with two numbers a cell: the cube's answer from its parts, cell by cell."""
+    config = dataclasses.replace(
+        SMALL, grid=GridConfig(4, 4, 3), input_face="front", output_face="top", surface_channels=2, injection="pulse"
+    )
+    parameters = lively_parameters(config)
+    vectors = noise_like(jnp.zeros((2, 24)), 3)
+    injected = np.zeros((1, 4, 3, 2, 3), np.float32)
+    for number, (y, x) in enumerate(np.ndindex(4, 3)):
+        injected[0, y, x] = np.asarray(vectors)[:, 2 * number : 2 * number + 2] @ np.asarray(parameters["injection"])[0, y, x]
+    cells = {name: value for name, value in parameters.items() if name not in ("injection", "read_out")}
+    passed = quick_jit(functools.partial(propagate, config=config, sampled=False))(cells, injected, key=KEY)
+    visible = np.asarray(passed.state.visible)
+    read = [visible[z, 0, x] @ np.asarray(parameters["read_out"])[z, 0, x] for z, x in np.ndindex(4, 3)]
+    answered = quick_jit(functools.partial(expected_answer, config))(parameters, vectors)
+    np.testing.assert_allclose(answered, np.concatenate(read, -1), atol=1e-5)
 
 
 def test_only_the_faces_touch_the_vector():
