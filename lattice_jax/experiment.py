@@ -271,8 +271,10 @@ def judge_run(
     train, held_out = material.pairs("train"), material.pairs("held_out")
     settings = config.evaluation
     baselines = fit_baselines(train, material.pairs("validation"), operation_budget=operations, seed=config.seed)
-    predict = make_predictor(config, codec, mesh)
-    lattice = BothSides(predict(parameters, train.questions), predict(parameters, held_out.questions))
+    predict = {mode: make_predictor(config, codec, mesh, sampled=mode == "sampled") for mode in ("expected", "sampled")}
+    answered = {mode: predict_in(parameters, held_out.questions) for mode, predict_in in predict.items()}
+    configured = config.lattice.update.evaluation
+    lattice = BothSides(predict[configured](parameters, train.questions), answered[configured])
     predictions = {
         name: BothSides(baseline.predict(train.questions), baseline.predict(held_out.questions))
         for name, baseline in baselines.items()
@@ -288,12 +290,7 @@ def judge_run(
         confidence=settings.confidence,
         seed=config.seed,
     )
-    modes = {
-        mode: measure(
-            make_predictor(config, codec, mesh, sampled=mode == "sampled")(parameters, held_out.questions), held_out.answers
-        ).as_dict()
-        for mode in ("expected", "sampled")
-    }
+    modes = {mode: measure(predicted, held_out.answers).as_dict() for mode, predicted in answered.items()}
     return Judgement(
         judged,
         modes,
