@@ -49,7 +49,7 @@ def load_config(path: Path) -> Config:
     except (SyntaxError, TypeError, NameError, AttributeError, ImportError) as error:
         raise InputError(
             f"{path} can't be read: {error}",
-            expected="Python that sets CONFIG = Config(...) with the fields of lattice_jax/config.py",
+            expected="Python that sets CONFIG = Config(...) with the fields of lattice_jax/config",
             fix=f"correct {path}",
         ) from error
     if not isinstance(config, Config):

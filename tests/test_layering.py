@@ -16,7 +16,7 @@ JOINING = {"commandline", "experiment", "run"}
 
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "config"},
     "lattice": {*GROUND, "lattice"},
     "teachers": {*GROUND, "teachers"},
     "corpus": {*GROUND, "corpus"},

@@ -1,0 +1,167 @@
+"""Settings of what is learned from, how, and how it is judged."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lattice_jax.config.checks import require, require_kinds
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Which text is learned from, and how it is divided."""
+
+    pairs: str = "hundred"
+    """Question-answer pairs: 'ten', 'hundred', or the path of a JSONL file with 'question' and 'answer' on every line."""
+    sentences: str = "scikit_learn_guide"
+    """Unlabelled text for the adapter: 'scikit_learn_guide', 'none', or the path of a text file with one sentence a line."""
+    held_out_pairs: int = 40
+    """Pairs for the verdict, never used for any choice."""
+    validation_pairs: int = 12
+    """Pairs for choices: early stopping and the baselines' regularisation."""
+    split_seed: int = 0
+    """Seed of the division; apart from the run's seed, so that several seeds share one held-out set."""
+    near_duplicate_similarity: float = 0.8
+    """Answers whose word sets overlap at least this much (Jaccard, 0..1) stay on one side of the division."""
+
+    def __post_init__(self):
+        require_kinds(self, "corpus.")
+        require(self.held_out_pairs >= 2, "corpus.held_out_pairs", self.held_out_pairs, "at least 2 pairs to judge on")
+        require(self.validation_pairs >= 2, "corpus.validation_pairs", self.validation_pairs, "at least 2 pairs for choices")
+        require(
+            0 < self.near_duplicate_similarity <= 1,
+            "corpus.near_duplicate_similarity",
+            self.near_duplicate_similarity,
+            "a number in (0, 1]",
+        )
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The frozen language model that turns text into embeddings."""
+
+    name: Literal["mpnet", "minilm"] = "mpnet"
+    """'mpnet': all-mpnet-base-v2, 768 numbers a text; 'minilm': all-MiniLM-L6-v2, 384."""
+    batch_size: int = 32
+    """Texts encoded at once."""
+    cache_directory: str = ".cache/embeddings"
+    """Where embeddings are kept, by teacher and text; created when missing."""
+
+    def __post_init__(self):
+        require_kinds(self, "teacher.")
+        require(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "at least 1 text")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The compressor between the teacher's space and a face of the cube; trained first, then frozen."""
+
+    strategy: Literal["hierarchical", "linear", "attention", "autoencoder"] = "hierarchical"
+    steps: int = 1000
+    """Training steps at most; the best on the validation text is kept."""
+    batch_size: int = 128
+    learning_rate: float = 3e-5
+    """Low, because training starts near the linear optimum: at 3e-4 the adapter first forgets it."""
+    pair_fraction: float = 0.25
+    """Share of every batch drawn from the training pairs, the rest from the unlabelled sentences."""
+    evaluate_every: int = 50
+
+    def __post_init__(self):
+        require_kinds(self, "adapter.")
+        require(self.steps >= 1, "adapter.steps", self.steps, "at least 1 step")
+        require(self.batch_size >= 1, "adapter.batch_size", self.batch_size, "at least 1 text")
+        require(self.learning_rate > 0, "adapter.learning_rate", self.learning_rate, "a positive rate")
+        require(0 < self.pair_fraction <= 1, "adapter.pair_fraction", self.pair_fraction, "a share in (0, 1]")
+        require(self.evaluate_every >= 1, "adapter.evaluate_every", self.evaluate_every, "at least 1 step")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the three objectives (Multi-objective loss, 0.3 / 0.3 / 0.4)."""
+
+    surface_reconstruction: float = 0.3
+    internal_consistency: float = 0.3
+    dialogue_similarity: float = 0.4
+    consistency_steps: int = 2
+    """Last lattice steps over which the cube must have come to rest."""
+
+    def __post_init__(self):
+        require_kinds(self, "loss.")
+        weights = (self.surface_reconstruction, self.internal_consistency, self.dialogue_similarity)
+        require(all(w >= 0 for w in weights) and sum(weights) > 0, "loss", weights, "weights >= 0, at least one above 0")
+        require(self.consistency_steps >= 1, "loss.consistency_steps", self.consistency_steps, "at least 1 step")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up, cosine decay and clipping by the global norm."""
+
+    learning_rate: float = 3e-4
+    """Peak, reached after the warm-up."""
+    final_learning_rate: float = 1e-4
+    warmup_steps: int = 20
+    weight_decay: float = 1e-2
+    """Decoupled; matrices only, not the neighbour weights, scales and biases."""
+    gradient_clip: float = 1.0
+    """Largest global gradient norm."""
+    first_moment_decay: float = 0.9
+    second_moment_decay: float = 0.99
+
+    def __post_init__(self):
+        require_kinds(self, "optimizer.")
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "a positive rate")
+        require(
+            0 <= self.final_learning_rate <= self.learning_rate,
+            "optimizer.final_learning_rate",
+            self.final_learning_rate,
+            "between 0 and optimizer.learning_rate",
+        )
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more steps")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        require(self.gradient_clip > 0, "optimizer.gradient_clip", self.gradient_clip, "a positive norm")
+        for name in ("first_moment_decay", "second_moment_decay"):
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length of the run, and when it looks, saves and stops."""
+
+    steps: int = 200
+    batch_size: int = 16
+    micro_batch: int = 0
+    """Samples whose gradient is computed at once, summed over the batch: less memory for large batches; 0 takes them all."""
+    evaluate_every: int = 20
+    """Steps between two looks at the validation pairs."""
+    patience: int = 5
+    """Looks without a better similarity before the run stops; 0 never stops early."""
+    select_by: Literal["validation", "training"] = "validation"
+    """Pairs by whose similarity the best parameters are chosen; "training" to learn a set by heart."""
+    checkpoint_every: int = 50
+    """Steps between two checkpoints; the last step and Ctrl-C save too."""
+
+    def __post_init__(self):
+        require_kinds(self, "training.")
+        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        require(
+            self.micro_batch == 0 or (self.micro_batch > 0 and self.batch_size % self.micro_batch == 0),
+            "training.micro_batch",
+            self.micro_batch,
+            f"0, or a divisor of training.batch_size = {self.batch_size}",
+        )
+        require(self.patience >= 0, "training.patience", self.patience, "0 (never) or a number of looks")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The verdict: bootstrap intervals and samples to read."""
+
+    bootstrap_samples: int = 2000
+    confidence: float = 0.95
+    sample_questions: int = 10
+
+    def __post_init__(self):
+        require_kinds(self, "evaluation.")
+        require(self.bootstrap_samples >= 100, "evaluation.bootstrap_samples", self.bootstrap_samples, "at least 100")
+        require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "a probability in (0, 1)")
+        require(self.sample_questions >= 1, "evaluation.sample_questions", self.sample_questions, "at least 1")
