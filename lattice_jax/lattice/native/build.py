@@ -1,0 +1,72 @@
+"""Compiles the C sources beside this file for this machine, once, and hands their functions to XLA.
+
+Contract: `library()` returns the loaded library, with its handlers registered. It is kept under the user's cache folder by the
+hash of all that it depends on (sources, compiler, processor, jaxlib), so it is never out of date. Without a working C compiler
+it raises `InputError`; nothing slower is taken instead.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from lattice_jax.errors import InputError
+
+HANDLERS = ("lattice_answer", "lattice_forward", "lattice_backward")
+
+_SOURCES = ("propagation.c", "handlers.c")
+_OPTIONS = ["-std=gnu11", "-O3", "-march=native", "-fPIC", "-shared", "-pthread"]
+# Sums may be reordered, so that they use vectors; infinities and NaN keep their meaning, so that a diverging run is seen.
+_OPTIONS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
+_WHOLE_VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
+
+
+def _run(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        raise InputError(
+            f"the native engine can't be compiled: {detail.strip().splitlines()[-1]} ({shlex.join(command[:1])})",
+            expected="a C compiler, gcc or clang",
+            fix="install gcc, name another compiler in the environment variable CC, or set --config.lattice.engine scan",
+        ) from error
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled functions, ready for `jax.ffi.ffi_call`."""
+    folder = Path(__file__).parent
+    command = [*shlex.split(os.environ.get("CC", "gcc")), *_OPTIONS, *_WHOLE_VECTORS, "-isystem", jax.ffi.include_dir()]
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.[ch]")))
+    parts = [sources, *(part.encode() for part in [*command[:-1], _run([command[0], "--version"]), _processor(), jaxlib.__version__])]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lattice_jax"
+    compiled = cache / f"lattice-{digest}.so"
+    if not compiled.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            output = Path(temporary) / compiled.name
+            _run([*command, "-o", str(output), *(str(folder / name) for name in _SOURCES), "-lm"])
+            output.replace(compiled)
+    loaded = ctypes.CDLL(str(compiled))
+    for name in HANDLERS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
+    return loaded

@@ -1,0 +1,147 @@
+"""The compiled pass as a differentiable JAX function.
+
+Contract: `advance` equals the scan over `step`, values and gradients, for any walls and neighbourhoods, on one device, with
+weights of its own for every cell, in float32. A cell whose firing is 0 for all samples in a step costs nothing in it.
+"""
+
+import ctypes
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice import cell, grid
+from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.native.build import library
+from lattice_jax.lattice.step import Field, State
+from lattice_jax.lattice.surface import face_mask
+
+
+class _Pass(NamedTuple):
+    """What a pass depends on beside its arrays; hashable, for `custom_vjp`."""
+
+    config: LatticeConfig
+    batch: int
+    fires_batch: int
+    firings: int
+
+    def settings(self) -> np.ndarray:
+        """In the order of `enum Setting` in handlers.c."""
+        config, size = self.config, self.config.grid
+        values = [size.depth * size.height * size.width, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
+        values += [config.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
+        values += [config.update.bound == "tanh", not config.remat]
+        values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
+        return np.array(values, np.int32)
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Floats of the forward workspace without and with versions, of the backward workspace, and of one version."""
+        settings, sizes = self.settings(), (ctypes.c_int64 * 4)()
+        library().native_sizes(settings.ctypes.data_as(ctypes.c_void_p), sizes)
+        return tuple(sizes)
+
+    def state(self) -> list[jax.ShapeDtypeStruct]:
+        """Visible, memory and the squares of every step."""
+        size = self.config.grid
+        block = (size.depth, size.height, size.width, self.batch, self.config.cell.visible)
+        return [_floats(*block), _floats(*block), _floats(self.config.steps, 2, self.batch)]
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+@functools.lru_cache
+def _tables(config: LatticeConfig) -> list[np.ndarray]:
+    """For perception and gate: the neighbours of every cell, and its receivers, as plan.h and lattice.h describe them.
+
+    The numbers of the cells are shifted as fields are, so that all walls come out as `grid.shift` defines them.
+    """
+    size = config.grid
+    with jax.ensure_compile_time_eval():
+        numbers = jnp.arange(1, size.depth * size.height * size.width + 1, dtype=jnp.int32)
+        numbers = numbers.reshape(size.depth, size.height, size.width)
+        tables = []
+        for around in (grid.offsets(config.cell.perception), grid.offsets(config.cell.gate)):
+            shifted = [np.asarray(grid.shift(numbers, offset, config.walls)).reshape(-1) for offset in around]
+            tables += _with_receivers(np.stack(shifted, -1) - 1)
+    return tables
+
+
+def _with_receivers(table: np.ndarray) -> list[np.ndarray]:
+    """The table [cells, offsets], and its inverse: where each cell's receivers begin, and (receiver, offset) of all."""
+    receiver, offset = np.nonzero(table >= 0)
+    seen = table[receiver, offset]
+    order = np.argsort(seen, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(seen, minlength=len(table)))])
+    receivers = np.stack([receiver, offset], -1)[order]
+    return [np.ascontiguousarray(part, np.int32) for part in (table, first, receivers)]
+
+
+def _arguments(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -> list:
+    """In the order of `enum Argument` in handlers.c."""
+    on_face = np.asarray(face_mask_numpy(of.config)).reshape(-1)
+    face_index = np.where(on_face, np.cumsum(on_face) - 1, -1).astype(np.int32)
+    epsilon = np.array([of.config.cell.normalisation_epsilon], np.float32)
+    weights = [parameters[name] for name in cell.shapes(of.config.cell)]
+    return [of.settings(), epsilon, *_tables(of.config), face_index, fires, injected, *weights]
+
+
+def face_mask_numpy(config: LatticeConfig) -> np.ndarray:
+    """`face_mask` of the input face as a constant."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(face_mask(config.input_face, config.grid))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _advance(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -> tuple[Array, Array, Array]:
+    workspace = of.sizes()[0]
+    call = jax.ffi.ffi_call("lattice_answer", [*of.state(), _floats(workspace)])
+    visible, memory, squares, _ = call(*_arguments(of, parameters, injected, fires))
+    return visible, memory, squares
+
+
+def _advance_forward(of: _Pass, parameters: Parameters, injected: Array, fires: Array):
+    _, workspace, _, version = of.sizes()
+    size = of.config.grid
+    versions = (size.depth * size.height * size.width + of.firings) * version
+    call = jax.ffi.ffi_call("lattice_forward", [*of.state(), _floats(workspace), _floats(versions)])
+    visible, memory, squares, _, kept = call(*_arguments(of, parameters, injected, fires))
+    return (visible, memory, squares), (parameters, injected, fires, kept)
+
+
+def _advance_backward(of: _Pass, residuals, gradients):
+    parameters, injected, fires, kept = residuals
+    names = list(cell.shapes(of.config.cell))
+    results = [_floats(*parameters[name].shape) for name in names]
+    call = jax.ffi.ffi_call("lattice_backward", [*results, _floats(*injected.shape), _floats(of.sizes()[2])])
+    *to_weights, to_injected, _ = call(*_arguments(of, parameters, injected, fires), kept, *gradients)
+    return dict(zip(names, to_weights, strict=True)), to_injected, jnp.zeros_like(fires)
+
+
+_advance.defvjp(_advance_forward, _advance_backward)
+
+
+def advance(
+    parameters: Parameters,
+    injected: Field,
+    fires: Float[Array, "steps #d #h #w #batch 1"],
+    *,
+    config: LatticeConfig,
+    firings: int,
+) -> tuple[State, Float[Array, "steps 2 batch"]]:
+    """The last state, and each step's sums of squares of the change of the visible channels and of these themselves.
+
+    `firings`: how many firings, summed over cells and steps, there can be at most; the memory of the backward pass is laid out
+    for them, and touched as far as they happen.
+    """
+    size, batch = config.grid, injected.shape[3]
+    fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
+    of = _Pass(config, batch, fires.shape[4], firings)
+    visible, memory, squares = _advance(of, parameters, injected, fires)
+    return State(visible, memory), squares
