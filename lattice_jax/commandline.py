@@ -83,19 +83,21 @@ def _take_config_path(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def use_devices(config: Config) -> Config:
-    """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number it gets.
+    """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number and the
+    engine that it gets.
 
-    The number is recorded because parameters lie padded for it on disk. To be called before JAX computes anything.
+    Both are recorded because parameters lie padded for them on disk. To be called before JAX computes anything.
     """
     import jax
 
-    from lattice_jax.lattice.devices import cell_mesh
+    from lattice_jax.lattice.devices import cell_mesh, engine
 
     wanted = config.lattice.devices or os.cpu_count() or 1
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_num_cpu_devices", wanted)
-    mesh = cell_mesh(config.lattice)
-    lattice = dataclasses.replace(config.lattice, devices=1 if mesh is None else mesh.size)
+    chosen, mesh = engine(config.lattice), cell_mesh(config.lattice)
+    count = wanted if chosen == "native" else 1 if mesh is None else mesh.size
+    lattice = dataclasses.replace(config.lattice, engine=chosen, devices=count)
     return dataclasses.replace(config, lattice=lattice)
 
 

@@ -175,8 +175,8 @@ def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: 
     @jax.jit
     def answer(parameters: dict, questions: jax.Array, key: jax.Array) -> jax.Array:
         codes = codec.encode(questions)
-        read = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh)
-        return codec.decode(read.vectors)
+        answered = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh, read="output")
+        return codec.decode(answered.vectors)
 
     def predict(parameters: dict, questions: np.ndarray) -> np.ndarray:
         predicted = []

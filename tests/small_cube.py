@@ -17,6 +17,7 @@ SMALL = LatticeConfig(
     cell=CellConfig(visible=3, memory=3, hidden=5, perception="von_neumann"),
     steps=4,
     minimum_arrival=0.0,
+    engine="scan",
     remat=False,
 )
 """No two axes of the grid are equally long, so that swapped axes can't go unnoticed."""

@@ -20,7 +20,8 @@ from small_cube import (
 )
 
 from lattice_jax.config import GridConfig, LatticeConfig
-from lattice_jax.lattice.propagate import Propagation, firing, propagate
+from lattice_jax.lattice.firing import firing
+from lattice_jax.lattice.propagate import Propagation, propagate
 from lattice_jax.lattice.step import State, step, with_transposed
 
 PARAMETERS = cell_parameters(SMALL)

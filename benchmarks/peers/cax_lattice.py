@@ -2,8 +2,8 @@
 
 Contract: `Automaton` is built from CAX's own parts (convolution perceive, residual update with cell dropout, its scan over
 steps), and `training_step` is its whole update. It is another rule than ours, not an equal one; alike are the grid, the
-channels of a cell, the share of cells that fire, the held input, the steps, and the parameters to within one in a hundred. Its
-loss is the surface reconstruction alone. CAX: Faldor and Cully 2024, arXiv:2410.02651.
+channels of a cell, the share of cells that fire, the held input, the steps, and, for the main job's cell, the parameters to
+within one in a hundred. Its loss is the surface reconstruction alone. CAX: Faldor and Cully 2024, arXiv:2410.02651.
 """
 
 import jax

@@ -111,7 +111,9 @@ class CellModules(torch.nn.Module):
         shape = (grid.depth, grid.height, grid.width)
         batch = injected.shape[3]
         spread = injected.expand(*shape, -1, -1)
-        nothing = {name: torch.zeros(batch, channels) for name, channels in (("visible", cell.visible), ("memory", cell.memory))}
+        nothing = {
+            name: torch.zeros(batch, channels) for name, channels in (("visible", cell.visible), ("memory", cell.memory))
+        }
         visible = {at: spread[at] if at in self.input_cells else nothing["visible"] for at in self.positions}
         memory = dict.fromkeys(self.positions, nothing["memory"])
         squares = []
@@ -137,6 +139,10 @@ class CellModules(torch.nn.Module):
         changed = [(after[at] - before[at]).square().sum(-1) for at in self.positions]
         present = [after[at].detach().square().sum(-1) for at in self.positions]
         return torch.stack([torch.stack(changed).sum(0), torch.stack(present).sum(0)])
+
+    def decayed(self) -> list[torch.nn.Parameter]:
+        """The matrices, which weight decay may shrink."""
+        return [getattr(cell, name).weight for cell in self.cells for name in _LINEAR]
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the last backward pass, by the names and in the layout of the package's parameters."""

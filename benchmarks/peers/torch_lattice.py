@@ -6,8 +6,8 @@ main job uses: weights of its own for every cell, zero walls, residual bounded u
 comes in as an array, so exact counts and quiescence are the caller's. Threads are the caller's too (`torch.set_num_threads`).
 
 Written for speed on CPU as PyTorch allows it: state and weights lie cell by cell, so every affine map is one `baddbmm` over
-all cells; neighbours are slices of a padded field. `adjoint=False` leaves the neighbour sums to autograd, which takes about
-three times as long for their backward pass; `compiled` compiles one lattice step.
+all cells; neighbours are slices of a padded field. Backward is autograd's, but for the eager neighbour sums, whose slices
+autograd pads and adds once an offset.
 """
 
 import functools
@@ -165,9 +165,14 @@ class TorchLattice(torch.nn.Module):
         compiled: bool,
         *,
         checkpoint: bool = False,
-        adjoint: bool = True,
+        adjoint: bool | None = None,
     ):
-        """`checkpoint` recomputes each step in the backward pass instead of storing what it held."""
+        """`compiled` compiles one lattice step, in half a minute for training at the first call with new shapes.
+
+        `checkpoint` recomputes each step in the backward pass instead of storing what it held. `adjoint` takes `NeighbourSum`
+        for the neighbour sums, False leaves their backward pass to autograd; None takes what measured faster, which is the
+        adjoint when eager and autograd when compiled.
+        """
         require_covered(config)
         super().__init__()
         self.faces = Faces(parameters["injection"], parameters["read_out"], config)
@@ -175,7 +180,7 @@ class TorchLattice(torch.nn.Module):
         self.cells = torch.nn.ParameterDict(cells)
         self.register_buffer("at_input", torch.tensor(np.asarray(surface.face_mask(config.input_face, config.grid))))
         self.config, self.checkpoint = config, checkpoint
-        mix = NeighbourSum.apply if adjoint else plain_neighbour_sum
+        mix = NeighbourSum.apply if (not compiled if adjoint is None else adjoint) else plain_neighbour_sum
         step = functools.partial(lattice_step, config=config, mix=mix)
         self._step = torch.compile(step, dynamic=False, fullgraph=True) if compiled else step
 
@@ -196,6 +201,10 @@ class TorchLattice(torch.nn.Module):
                 visible, memory, sums = self._step(*arguments)
             squares.append(sums)
         return visible, memory, torch.stack(squares)
+
+    def decayed(self) -> list[torch.nn.Parameter]:
+        """The matrices, which weight decay may shrink."""
+        return [self.cells[name] for name in sorted(DECAYED)]
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the last backward pass, by the names and in the layout of the parameters."""
@@ -225,7 +234,7 @@ def objective(
 ) -> Tensor:
     """The three weighted losses of the cube, from codes `question` and `target` and embeddings `answer`.
 
-    `lattice` is a `TorchLattice`, or any module with its `forward` and `faces`.
+    `lattice` is a `TorchLattice`, or a module with its interface.
     """
     visible, _, squares = lattice(lattice.faces.inject(batch["question"]), fires)
     read = lattice.faces.read(visible)
@@ -239,9 +248,9 @@ def objective(
 
 def make_optimizer(lattice: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW in one fused kernel, at the peak rate; weight decay on the cells' matrices alone."""
-    named = list(lattice.named_parameters())
-    matrices = [parameter for name, parameter in named if name.removeprefix("cells.") in DECAYED]
-    others = [parameter for name, parameter in named if name.removeprefix("cells.") not in DECAYED]
+    matrices = lattice.decayed()
+    chosen = set(map(id, matrices))
+    others = [parameter for parameter in lattice.parameters() if id(parameter) not in chosen]
     return torch.optim.AdamW(
         [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=config.learning_rate,

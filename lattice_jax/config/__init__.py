@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lattice_jax.config.checks import require, require_kinds
 from lattice_jax.config.lattice import (
     CellConfig,
+    Engine,
     Face,
     GridConfig,
     LatticeConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "CellConfig",
     "Config",
     "CorpusConfig",
+    "Engine",
     "EvaluationConfig",
     "Face",
     "GridConfig",

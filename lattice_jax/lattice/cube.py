@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import cell, surface
 from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.firing import Read
 from lattice_jax.lattice.propagate import Propagation, propagate
 
 _INJECTION_SCALE = 0.5
@@ -54,14 +55,18 @@ def answer(
     config: LatticeConfig,
     sampled: bool,
     mesh: Mesh | None = None,
+    read: Read = "cube",
     trajectory: bool = False,
 ) -> Answer:
-    """The vectors read at the output face after `config.steps` steps with `vectors` at the input face."""
+    """The vectors read at the output face after `config.steps` steps with `vectors` at the input face.
+
+    `read` "output" where nothing but the vectors is wanted: they are the same, and cells that can't change them rest.
+    """
     cells = {name: value for name, value in parameters.items() if name not in ("injection", "read_out")}
     injection = parameters["injection"][:, : surface.face_shape(config.input_face, config.grid)[1]]
     read_out = parameters["read_out"][:, : surface.face_shape(config.output_face, config.grid)[1]]
     injected = jnp.matmul(surface.vector_to_face(vectors, config.input_face, config.grid), injection)
-    passed = propagate(cells, injected, key=key, config=config, sampled=sampled, mesh=mesh, trajectory=trajectory)
+    passed = propagate(cells, injected, key=key, config=config, sampled=sampled, mesh=mesh, read=read, trajectory=trajectory)
     seen = surface.take_face(passed.state.visible, config.output_face, config.grid)
     return Answer(surface.face_to_vector(jnp.matmul(seen, read_out)), passed)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from lattice_jax.config import GridConfig, LatticeConfig, Walls
+from lattice_jax.config import Engine, GridConfig, LatticeConfig, Walls
 from lattice_jax.errors import InputError
 from lattice_jax.lattice.grid import extend_axis
 
@@ -25,8 +25,31 @@ def rows_per_device(grid: GridConfig, devices: int) -> int:
     return -(-grid.height // devices)
 
 
+def engine(config: LatticeConfig) -> Engine:
+    """What computes the steps here: `lattice.engine`, or what is fastest where that is "automatic".
+
+    Raises InputError where the engine asked for can't compute this cube on this device.
+    """
+    backend = jax.default_backend()
+    compiled = config.sharing == "cell" and config.precision == "float32" and backend == "cpu"
+    if config.engine == "automatic":
+        return "native" if compiled else "scan"
+    if config.engine == "native" and not compiled:
+        raise InputError(
+            f"lattice.engine is 'native', with sharing {config.sharing!r} and precision {config.precision!r} on {backend}",
+            expected="weights of its own for every cell (lattice.sharing cell), in float32, on the CPU",
+            fix="set --config.lattice.engine automatic",
+        )
+    return config.engine
+
+
 def cell_mesh(config: LatticeConfig) -> Mesh | None:
-    """The devices that the cells are spread over, or None where one is enough; devices that would get no row stay out."""
+    """The devices that the cells are spread over, or None where one is enough; devices that would get no row stay out.
+
+    The native engine is on one device and spreads the cells over threads.
+    """
+    if engine(config) == "native":
+        return None
     available = jax.devices()
     if config.devices > len(available):
         raise InputError(

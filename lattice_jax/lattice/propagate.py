@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Key
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import devices, grid
 from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.firing import Read, firing, most_firings
+from lattice_jax.lattice.native import engine as native
 from lattice_jax.lattice.step import Field, State, World, step, with_transposed
 from lattice_jax.lattice.surface import face_mask
 
@@ -30,19 +32,6 @@ class Propagation(NamedTuple):
     """Mean square change of the visible channels in each step, relative to their mean square: 0 for a cube at rest."""
     trajectory: Float[Array, "steps depth height width batch channel"] | None
     """The visible channels after every step, where asked for."""
-
-
-def firing(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""]) -> Float[Array, "steps #d h #w #batch 1"]:
-    """How far each cell moves in each step: 0 or 1 drawn at the update rate, or the rate itself as the expected value.
-
-    Masks of "batch" are drawn once for all samples. One key a step, so a shorter pass fires as the start of a longer one.
-    """
-    depth, height, width = config.grid.depth, config.grid.height, config.grid.width
-    if not sampled or config.update.rate == 1:
-        return jnp.full((config.steps, 1, height, 1, 1, 1), float(config.update.rate))
-    shape = (depth, height, width, batch if config.update.mask == "sample" else 1, 1)
-    draw = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=shape)
-    return jax.vmap(draw)(jax.random.split(key, config.steps)).astype(jnp.float32)
 
 
 def _advance(
@@ -129,17 +118,23 @@ def propagate(
     config: LatticeConfig,
     sampled: bool,
     mesh: Mesh | None = None,
+    read: Read = "cube",
     trajectory: bool = False,
 ) -> Propagation:
     """Let a signal cross the cube by local rules alone.
 
     `injected`: visible channels of the input face, laid out as a grid that is 1 cell thick along the face's axis. `sampled`
     draws firing masks from `key`; otherwise every update is scaled by the rate. With a mesh, `parameters` come from
-    `devices.place`.
+    `devices.place`. Of a pass that is read at the "output" only the state of the output face counts: cells rest as soon as what
+    they do can't reach it. A trajectory is always the scan's.
     """
-    fires = firing(config, injected.shape[3], sampled=sampled, key=key)
+    fires = firing(config, injected.shape[3], sampled=sampled, key=key, read=read)
     at_input = face_mask(config.input_face, config.grid)[..., None, None]
-    if mesh is None:
+    if devices.engine(config) == "native" and not trajectory:
+        firings = most_firings(config, sampled=sampled, read=read)
+        state, squares = native.advance(parameters, injected, fires, config=config, firings=firings)
+        visible = None
+    elif mesh is None:
         world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
         state, squares, visible = _advance(
             parameters, injected, at_input, fires, world=world, config=config, trajectory=trajectory

@@ -35,8 +35,10 @@ def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objecti
     Batch: `question` and `target`, codes [batch, code], and `answer`, the right answer's embedding [batch, teacher].
     """
 
+    read = "cube" if config.loss.internal_consistency > 0 else "output"
+
     def objective(params, batch, *, key) -> tuple[Array, dict[str, Array]]:
-        answer = cube.answer(params, batch["question"], key=key, config=config.lattice, sampled=True, mesh=mesh)
+        answer = cube.answer(params, batch["question"], key=key, config=config.lattice, sampled=True, mesh=mesh, read=read)
         raw = {
             "surface_reconstruction": losses.surface_reconstruction(answer.vectors, batch["target"]),
             "internal_consistency": losses.internal_consistency(answer.propagation.activity, config.loss.consistency_steps),

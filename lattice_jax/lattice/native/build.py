@@ -8,6 +8,7 @@ it raises `InputError`; nothing slower is taken instead.
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shlex
@@ -16,7 +17,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from lattice_jax.errors import InputError
 
@@ -56,7 +56,13 @@ def library() -> ctypes.CDLL:
     folder = Path(__file__).parent
     command = [*shlex.split(os.environ.get("CC", "gcc")), *_OPTIONS, *_WHOLE_VECTORS, "-isystem", jax.ffi.include_dir()]
     sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.[ch]")))
-    parts = [sources, *(part.encode() for part in [*command[:-1], _run([command[0], "--version"]), _processor(), jaxlib.__version__])]
+    parts = [
+        sources,
+        *(
+            part.encode()
+            for part in [*command[:-1], _run([command[0], "--version"]), _processor(), importlib.metadata.version("jaxlib")]
+        ),
+    ]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lattice_jax"
     compiled = cache / f"lattice-{digest}.so"

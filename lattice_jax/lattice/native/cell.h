@@ -22,6 +22,7 @@ typedef struct {
   float *small, *goal;                  /* [batch][channels] */
   Version own;                          /* for what is not kept */
   Neighbour *around;
+  long next; /* the cell whose turn comes after this one's */
 } Scratch;
 
 typedef struct {
@@ -69,31 +70,80 @@ static inline Version version(const Pass *pass, long t, long cell, const Scratch
 
 /* [left, right] side by side in every row. */
 static inline void join(long rows, long width, const float *left, const float *right, float *both) {
-  for (long r = 0; r < rows; r++) {
-    memcpy(both + 2 * r * width, left + r * width, sizeof(float) * width);
-    memcpy(both + (2 * r + 1) * width, right + r * width, sizeof(float) * width);
-  }
-}
-
-static inline void split_and_add(long rows, long width, const float *both, float *left, float *right) {
-  for (long r = 0; r < rows; r++)
+  for (long r = 0; r < rows; r++, both += 2 * width, left += width, right += width)
+#pragma GCC ivdep
     for (long i = 0; i < width; i++) {
-      left[r * width + i] += both[2 * r * width + i];
-      right[r * width + i] += both[(2 * r + 1) * width + i];
+      both[i] = left[i];
+      both[width + i] = right[i];
     }
 }
 
-static inline void affine(const Lattice *lattice, long depth, long columns, const float *values, const float *kernel,
-                          const float *bias, float *out) {
-  multiply(lattice->batch, columns, depth, (Operand){values, depth, 1}, kernel, columns, out, columns, bias, 0);
+static inline void split_and_add(long rows, long width, const float *both, float *left, float *right) {
+  for (long r = 0; r < rows; r++, both += 2 * width, left += width, right += width)
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      left[i] += both[i];
+      right[i] += both[width + i];
+    }
 }
 
-/* Adds values^T change to the kernel's gradient and change to the bias's; `out` becomes the gradient of the values. */
-static inline void affine_backward(const Lattice *lattice, long depth, long columns, const float *values, const float *change,
-                                   const float *transposed, float *kernel_gradient, float *bias_gradient, float *out) {
-  multiply(depth, columns, lattice->batch, (Operand){values, 1, depth}, change, columns, kernel_gradient, columns, NULL, 1);
-  add_rows(lattice->batch, columns, change, bias_gradient);
-  multiply(lattice->batch, depth, columns, (Operand){change, columns, 1}, transposed, depth, out, depth, NULL, 0);
+static inline Upcoming upcoming(const float *of_all_cells, long size, long next) {
+  return (Upcoming){of_all_cells + next * size, of_all_cells + (next + 1) * size};
+}
+
+/* out = values kernel + bias. */
+static inline void affine(const Pass *pass, long cell, enum Parameter kernel, enum Parameter bias, const float *values,
+                          float *out, long next) {
+  const Lattice *lattice = pass->lattice;
+  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
+  multiply(lattice->batch, columns, depth, (Operand){values, depth, 1}, weight(pass, kernel, cell), columns, out, columns,
+           weight(pass, bias, cell), 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], next));
+}
+
+/* Where a transposed kernel lies among those of its cell, and how many floats these take. */
+static inline long transposed_start(const Lattice *lattice, enum Parameter kernel) {
+  static const enum Parameter order[] = {CONTENT_KERNEL, MESSAGE_KERNEL, CANDIDATE_KERNEL, MEMORY_KERNEL};
+  long start = 0;
+  for (int i = 0; i < 4 && order[i] != kernel; i++) start += lattice->sizes[order[i]];
+  return start;
+}
+
+static inline long transposed_size(const Lattice *lattice) { return transposed_start(lattice, PARAMETERS); }
+
+static inline void transpose(long rows, long columns, const float *restrict from, float *restrict to) {
+  for (long r = 0; r < rows; r += LANES)
+    for (long c = 0; c < columns; c += LANES)
+      for (long j = c; j < columns && j < c + LANES; j++)
+        for (long i = r; i < rows && i < r + LANES; i++) to[j * rows + i] = from[i * columns + j];
+}
+
+/* Kernels are transposed once a pass, when a cell first needs them. */
+static inline void transpose_kernels(const Pass *pass, long cell) {
+  const Lattice *lattice = pass->lattice;
+  static const enum Parameter kernels[][2] = {
+      {CONTENT_KERNEL, CONTENT_BIAS}, {MESSAGE_KERNEL, MESSAGE_BIAS}, {CANDIDATE_KERNEL, CANDIDATE_BIAS}, {MEMORY_KERNEL, MEMORY_BIAS}};
+  if (pass->is_transposed[cell]) return;
+  for (int i = 0; i < 4; i++) {
+    const long columns = lattice->sizes[kernels[i][1]], rows = lattice->sizes[kernels[i][0]] / columns;
+    transpose(rows, columns, weight(pass, kernels[i][0], cell),
+              pass->transposed + cell * transposed_size(lattice) + transposed_start(lattice, kernels[i][0]));
+  }
+  pass->is_transposed[cell] = 1;
+}
+
+/* Adds values^T change to the kernel's gradient and change to the bias's; `out` becomes the gradient of the values and may lie
+   where these do. */
+static inline void affine_backward(const Pass *pass, long cell, enum Parameter kernel, enum Parameter bias, const float *values,
+                                   const float *change, float *out, long next) {
+  const Lattice *lattice = pass->lattice;
+  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
+  const float *transposed = pass->transposed + transposed_start(lattice, kernel);
+  const long all = transposed_size(lattice);
+  multiply(depth, columns, lattice->batch, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns,
+           NULL, 1, upcoming(pass->gradients[kernel], lattice->sizes[kernel], next));
+  add_rows(lattice->batch, columns, change, gradient(pass, bias, cell));
+  multiply(lattice->batch, depth, columns, (Operand){change, columns, 1}, transposed + cell * all, depth, out, depth, NULL, 0,
+           (Upcoming){transposed + next * all, transposed + next * all + lattice->sizes[kernel]});
 }
 
 static inline long perceived_by(const Pass *pass, long t, long cell, const Scratch *scratch) {
@@ -138,8 +188,7 @@ static inline void compute_message(const Pass *pass, long t, long cell, Scratch 
   const Version held = version(pass, t, cell, scratch);
   join(lattice->batch, lattice->channels, held.visible, held.memory, scratch->both);
   normalise(lattice->batch, 2 * lattice->channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->both);
-  affine(lattice, 2 * lattice->channels, lattice->hidden, scratch->both, weight(pass, MESSAGE_KERNEL, cell),
-         weight(pass, MESSAGE_BIAS, cell), held.message);
+  affine(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->both, held.message, scratch->next);
 }
 
 /* The candidate of a cell, and all that it is computed from. */
@@ -150,12 +199,12 @@ static inline void propose(const Pass *pass, long t, long cell, Scratch *scratch
   neighbour_sum(batch, channels, perceived_by(pass, t, cell, scratch), scratch->around, held.perceived, 0);
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
-  affine(lattice, 2 * channels, hidden, scratch->both, weight(pass, CONTENT_KERNEL, cell), weight(pass, CONTENT_BIAS, cell), held.content);
+  affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
   compute_gate(pass, cell, scratch);
   for (long i = 0; i < batch * hidden; i++) scratch->gated[i] = gelu(held.content[i]) * scratch->gate[i];
-  affine(lattice, hidden, channels, scratch->gated, weight(pass, CANDIDATE_KERNEL, cell), weight(pass, CANDIDATE_BIAS, cell), held.proposed);
+  affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, held.proposed, scratch->next);
   join(batch, channels, held.proposed, held.memory, scratch->both);
-  affine(lattice, 2 * channels, channels, scratch->both, weight(pass, MEMORY_KERNEL, cell), weight(pass, MEMORY_BIAS, cell), held.forget);
+  affine(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, scratch->both, held.forget, scratch->next);
   for (long i = 0; i < batch * channels; i++) held.forget[i] = sigmoid(held.forget[i]);
 }
 
@@ -169,57 +218,31 @@ static inline int is_clamped(const Lattice *lattice, long cell) { return lattice
 static void fire(const Pass *pass, long t, long cell, Scratch *scratch) {
   const Lattice *lattice = pass->lattice;
   const long channels = lattice->channels;
-  const int clamped = is_clamped(lattice, cell);
+  const int bounded = lattice->bounded;
+  const float residual = lattice->residual, free = !is_clamped(lattice, cell); /* as factors, 0 or 1 */
   propose(pass, t, cell, scratch);
   const Version held = version(pass, t, cell, scratch), next = version(pass, t + 1, cell, scratch);
   const float *step_size = weight(pass, STEP_SIZE, cell);
   for (long b = 0; b < lattice->batch; b++) {
-    const float rate = fires(lattice, t, cell, b), kept = lattice->residual ? 1.0f : 1.0f - rate;
+    const float rate = fires(lattice, t, cell, b), staying = residual + (1 - residual) * (1 - rate);
+    const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
+    const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
+    const float *forget = held.forget + b * channels;
+    float *next_visible = next.visible + b * channels, *next_memory = next.memory + b * channels;
     float change = 0, power = 0;
-    for (long i = b * channels, c = 0; c < channels; i++, c++) {
-      const float visible = held.visible[i], memory = held.memory[i], proposed = held.proposed[i];
-      const float pull = proposed + held.perceived[i] - (lattice->residual ? visible : 0);
-      const float moved = kept * visible + rate * step_size[c] * (lattice->bounded ? hyperbolic_tangent(pull) : pull);
-      next.memory[i] = memory + rate * held.forget[i] * (proposed - memory);
-      next.visible[i] = clamped ? visible : moved;
-      change += (next.visible[i] - visible) * (next.visible[i] - visible);
-      power += next.visible[i] * next.visible[i];
+#pragma GCC ivdep
+    for (long c = 0; c < channels; c++) {
+      const float pull = proposed[c] + perceived[c] - residual * visible[c];
+      const float moved = staying * visible[c] + rate * step_size[c] * (bounded ? hyperbolic_tangent(pull) : pull);
+      const float reached = visible[c] + free * (moved - visible[c]);
+      next_visible[c] = reached;
+      next_memory[c] = memory[c] + rate * forget[c] * (proposed[c] - memory[c]);
+      change += (reached - visible[c]) * (reached - visible[c]);
+      power += reached * reached;
     }
     pass->change[cell * lattice->batch + b] = change;
     pass->power[cell * lattice->batch + b] = power;
   }
-}
-
-/* Where one cell's transposed kernels lie, one after the other. */
-typedef struct {
-  float *content, *message, *candidate, *memory;
-} Transposed;
-
-static inline long transposed_size(const Lattice *lattice) {
-  return 2 * lattice->channels * (2 * lattice->hidden + lattice->channels) + lattice->hidden * lattice->channels;
-}
-
-static inline void transpose(long rows, long columns, const float *restrict from, float *restrict to) {
-  for (long r = 0; r < rows; r += LANES)
-    for (long c = 0; c < columns; c += LANES)
-      for (long i = r; i < rows && i < r + LANES; i++)
-        for (long j = c; j < columns && j < c + LANES; j++) to[j * rows + i] = from[i * columns + j];
-}
-
-static inline Transposed transposed(const Pass *pass, long cell) {
-  const Lattice *lattice = pass->lattice;
-  const long channels = lattice->channels, hidden = lattice->hidden;
-  float *content = pass->transposed + cell * transposed_size(lattice);
-  float *message = content + 2 * channels * hidden, *candidate = message + 2 * channels * hidden;
-  float *memory = candidate + hidden * channels;
-  if (!pass->is_transposed[cell]) {
-    transpose(2 * channels, hidden, weight(pass, CONTENT_KERNEL, cell), content);
-    transpose(2 * channels, hidden, weight(pass, MESSAGE_KERNEL, cell), message);
-    transpose(hidden, channels, weight(pass, CANDIDATE_KERNEL, cell), candidate);
-    transpose(2 * channels, channels, weight(pass, MEMORY_KERNEL, cell), memory);
-    pass->is_transposed[cell] = 1;
-  }
-  return (Transposed){content, message, candidate, memory};
 }
 
 /* The update's adjoint: from the next state's gradient to that of this state, of what was perceived and proposed, and of the
@@ -227,29 +250,32 @@ static inline Transposed transposed(const Pass *pass, long cell) {
 static inline void update_backward(const Pass *pass, long t, long cell, Version held, Scratch *scratch) {
   const Lattice *lattice = pass->lattice;
   const long channels = lattice->channels, start = cell * lattice->batch * channels;
-  const int clamped = is_clamped(lattice, cell);
+  const int bounded = lattice->bounded;
+  const float residual = lattice->residual, free = !is_clamped(lattice, cell); /* as factors, 0 or 1 */
   const float *step_size = weight(pass, STEP_SIZE, cell);
-  float *restrict step_size_gradient = gradient(pass, STEP_SIZE, cell);
+  float *step_size_gradient = gradient(pass, STEP_SIZE, cell);
   for (long b = 0; b < lattice->batch; b++) {
     const float rate = fires(lattice, t, cell, b), twice = 2 * pass->squares_gradient[2 * t * lattice->batch + b];
-    float *restrict to_visible = pass->visible_gradient + start + b * channels;
-    float *restrict to_memory = pass->memory_gradient + start + b * channels;
-    float *restrict to_perceived = pass->perceived_gradient + start + b * channels;
-    float *restrict to_proposed = scratch->goal + b * channels, *restrict to_forget = scratch->small + b * channels;
-    for (long i = b * channels, c = 0; c < channels; i++, c++) {
-      const float visible = held.visible[i], memory = held.memory[i], proposed = held.proposed[i], forget = held.forget[i];
-      const float pull = proposed + held.perceived[i] - (lattice->residual ? visible : 0);
-      const float bounded = lattice->bounded ? hyperbolic_tangent(pull) : pull;
-      const float change = rate * (step_size[c] * bounded - (lattice->residual ? 0 : visible));
-      const float arriving = clamped ? 0 : to_visible[c] + twice * change;
-      const float to_pull = rate * step_size[c] * arriving * (lattice->bounded ? 1 - bounded * bounded : 1);
-      const float staying = lattice->residual ? arriving - to_pull : (1 - rate) * arriving;
-      step_size_gradient[c] += rate * bounded * arriving;
-      to_visible[c] = clamped ? to_visible[c] : staying - twice * change;
+    const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
+    const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
+    const float *forget = held.forget + b * channels;
+    float *to_visible = pass->visible_gradient + start + b * channels, *to_memory = pass->memory_gradient + start + b * channels;
+    float *to_perceived = pass->perceived_gradient + start + b * channels;
+    float *to_proposed = scratch->goal + b * channels, *to_forget = scratch->small + b * channels;
+#pragma GCC ivdep
+    for (long c = 0; c < channels; c++) {
+      const float pull = proposed[c] + perceived[c] - residual * visible[c];
+      const float bound = bounded ? hyperbolic_tangent(pull) : pull;
+      const float change = rate * (step_size[c] * bound - (1 - residual) * visible[c]);
+      const float arriving = free * (to_visible[c] + twice * change);
+      const float to_pull = rate * step_size[c] * arriving * (bounded ? 1 - bound * bound : 1);
+      const float staying = (residual + (1 - residual) * (1 - rate)) * arriving - residual * to_pull;
+      step_size_gradient[c] += rate * bound * arriving;
+      to_visible[c] = (1 - free) * to_visible[c] + free * (staying - twice * change);
       to_perceived[c] = to_pull;
-      to_forget[c] = rate * (proposed - memory) * to_memory[c] * forget * (1 - forget);
-      to_proposed[c] = to_pull + rate * forget * to_memory[c];
-      to_memory[c] *= 1 - rate * forget;
+      to_forget[c] = rate * (proposed[c] - memory[c]) * to_memory[c] * forget[c] * (1 - forget[c]);
+      to_proposed[c] = to_pull + rate * forget[c] * to_memory[c];
+      to_memory[c] *= 1 - rate * forget[c];
     }
   }
 }
@@ -259,14 +285,13 @@ static void fire_backward(const Pass *pass, long t, long cell, Scratch *scratch)
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const long narrow = cell * batch * channels, wide = cell * batch * hidden;
   const Version held = version(pass, t, cell, scratch);
-  const Transposed kernels = transposed(pass, cell);
+  transpose_kernels(pass, cell);
   if (!lattice->kept) propose(pass, t, cell, scratch);
   update_backward(pass, t, cell, held, scratch);
 
   float *to_memory = pass->memory_gradient + narrow, *to_proposed = scratch->goal;
   join(batch, channels, held.proposed, held.memory, scratch->both);
-  affine_backward(lattice, 2 * channels, channels, scratch->both, scratch->small, kernels.memory,
-                  gradient(pass, MEMORY_KERNEL, cell), gradient(pass, MEMORY_BIAS, cell), scratch->change);
+  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, scratch->both, scratch->small, scratch->change, scratch->next);
   split_and_add(batch, channels, scratch->change, to_proposed, to_memory);
 
   if (lattice->kept) compute_gate(pass, cell, scratch);
@@ -274,8 +299,7 @@ static void fire_backward(const Pass *pass, long t, long cell, Scratch *scratch)
     scratch->active[i] = gelu(held.content[i]);
     scratch->gated[i] = scratch->active[i] * scratch->gate[i];
   }
-  affine_backward(lattice, hidden, channels, scratch->gated, to_proposed, kernels.candidate,
-                  gradient(pass, CANDIDATE_KERNEL, cell), gradient(pass, CANDIDATE_BIAS, cell), scratch->slope);
+  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, to_proposed, scratch->slope, scratch->next);
   float *to_gate = pass->gate_gradient + wide, *to_content = scratch->slope;
   for (long i = 0; i < batch * hidden; i++) {
     to_gate[i] = to_content[i] * scratch->active[i];
@@ -290,8 +314,7 @@ static void fire_backward(const Pass *pass, long t, long cell, Scratch *scratch)
   float *to_perceived = pass->perceived_gradient + narrow;
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change);
-  affine_backward(lattice, 2 * channels, hidden, scratch->change, to_content, kernels.content,
-                  gradient(pass, CONTENT_KERNEL, cell), gradient(pass, CONTENT_BIAS, cell), scratch->change);
+  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->change, to_content, scratch->change, scratch->next);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, CONTENT_SCALE, cell));
   split_and_add(batch, channels, scratch->change, to_perceived, to_memory);
@@ -314,8 +337,8 @@ static void message_backward(const Pass *pass, long t, long cell, Scratch *scrat
   for (long i = 0; i < wide; i++) arriving[i] *= gelu_derivative(held.message[i]);
   join(batch, channels, held.visible, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change);
-  affine_backward(lattice, 2 * channels, hidden, scratch->change, arriving, transposed(pass, cell).message,
-                  gradient(pass, MESSAGE_KERNEL, cell), gradient(pass, MESSAGE_BIAS, cell), scratch->change);
+  transpose_kernels(pass, cell);
+  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->change, arriving, scratch->change, scratch->next);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, MESSAGE_SCALE, cell));
   split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,

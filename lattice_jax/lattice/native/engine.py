@@ -7,7 +7,7 @@ weights of its own for every cell, in float32. A cell whose firing is 0 for all 
 import ctypes
 import functools
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -85,17 +85,12 @@ def _with_receivers(table: np.ndarray) -> list[np.ndarray]:
 
 def _arguments(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -> list:
     """In the order of `enum Argument` in handlers.c."""
-    on_face = np.asarray(face_mask_numpy(of.config)).reshape(-1)
+    with jax.ensure_compile_time_eval():
+        on_face = np.asarray(face_mask(of.config.input_face, of.config.grid)).reshape(-1)
     face_index = np.where(on_face, np.cumsum(on_face) - 1, -1).astype(np.int32)
     epsilon = np.array([of.config.cell.normalisation_epsilon], np.float32)
     weights = [parameters[name] for name in cell.shapes(of.config.cell)]
     return [of.settings(), epsilon, *_tables(of.config), face_index, fires, injected, *weights]
-
-
-def face_mask_numpy(config: LatticeConfig) -> np.ndarray:
-    """`face_mask` of the input face as a constant."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(face_mask(config.input_face, config.grid))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -120,8 +115,8 @@ def _advance_backward(of: _Pass, residuals, gradients):
     names = list(cell.shapes(of.config.cell))
     results = [_floats(*parameters[name].shape) for name in names]
     call = jax.ffi.ffi_call("lattice_backward", [*results, _floats(*injected.shape), _floats(of.sizes()[2])])
-    *to_weights, to_injected, _ = call(*_arguments(of, parameters, injected, fires), kept, *gradients)
-    return dict(zip(names, to_weights, strict=True)), to_injected, jnp.zeros_like(fires)
+    found = cast(list[Array], call(*_arguments(of, parameters, injected, fires), kept, *gradients))
+    return dict(zip(names, found, strict=False)), found[len(names)], jnp.zeros_like(fires)
 
 
 _advance.defvjp(_advance_forward, _advance_backward)
@@ -143,5 +138,5 @@ def advance(
     size, batch = config.grid, injected.shape[3]
     fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
     of = _Pass(config, batch, fires.shape[4], firings)
-    visible, memory, squares = _advance(of, parameters, injected, fires)
+    visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires))
     return State(visible, memory), squares

@@ -85,51 +85,50 @@ typedef struct {
   const float *weights;
 } Neighbour;
 
+/* Blocks are read through in groups of eight vectors, in the order in which they lie in memory. */
+enum { GROUP = 8 * LANES };
+
+static inline int divides_a_group(long width) { return width % LANES == 0 && GROUP % width == 0; }
+
 /* out[r][i] = (accumulate ? out : 0) + sum over neighbours of weights[i] * block[r][i]. */
 static inline void neighbour_sum(long rows, long width, long count, const Neighbour *around, float *out, int accumulate) {
-  long i = 0;
-  for (; i + LANES <= width; i += LANES) {
-    long r = 0;
-    for (; r + TILE_ROWS <= rows; r += TILE_ROWS) {
-      Vector sum[TILE_ROWS];
+  const long size = rows * width;
+  long start = 0;
+  for (; divides_a_group(width) && start + GROUP <= size; start += GROUP) {
+    Vector sum[8];
 #pragma GCC unroll 8
-      for (int q = 0; q < TILE_ROWS; q++) sum[q] = accumulate ? load(out + (r + q) * width + i) : (Vector){0};
-      for (long k = 0; k < count; k++) {
-        const Vector weight = load(around[k].weights + i);
-        const float *block = around[k].block + r * width + i;
+    for (int q = 0; q < 8; q++) sum[q] = accumulate ? load(out + start + q * LANES) : (Vector){0};
+    for (long k = 0; k < count; k++) {
+      const float *weights = around[k].weights, *block = around[k].block + start;
 #pragma GCC unroll 8
-        for (int q = 0; q < TILE_ROWS; q++) sum[q] += weight * load(block + q * width);
-      }
-#pragma GCC unroll 8
-      for (int q = 0; q < TILE_ROWS; q++) store(out + (r + q) * width + i, sum[q]);
+      for (int q = 0; q < 8; q++) sum[q] += load(weights + (q * LANES) % width) * load(block + q * LANES);
     }
-    for (; r < rows; r++) {
-      Vector sum = accumulate ? load(out + r * width + i) : (Vector){0};
-      for (long k = 0; k < count; k++) sum += load(around[k].weights + i) * load(around[k].block + r * width + i);
-      store(out + r * width + i, sum);
-    }
+#pragma GCC unroll 8
+    for (int q = 0; q < 8; q++) store(out + start + q * LANES, sum[q]);
   }
-  for (long r = 0; r < rows && i < width; r++)
-    for (long j = i; j < width; j++) {
-      float sum = accumulate ? out[r * width + j] : 0;
-      for (long k = 0; k < count; k++) sum += around[k].weights[j] * around[k].block[r * width + j];
-      out[r * width + j] = sum;
-    }
+  for (; start < size; start += width) {
+    if (!accumulate) memset(out + start, 0, sizeof(float) * width);
+    for (long k = 0; k < count; k++)
+#pragma GCC ivdep
+      for (long i = 0; i < width; i++) out[start + i] += around[k].weights[i] * around[k].block[start + i];
+  }
 }
 
 /* sum[i] += sum over rows of gradient[r][i] * block[r][i]: what one neighbour's weights are to change by. */
 static inline void neighbour_product(long rows, long width, const float *gradient, const float *block, float *restrict sum) {
-  long i = 0;
-  for (; i + LANES <= width; i += LANES) {
-    Vector even = load(sum + i), odd = {0};
-    long r = 0;
-    for (; r + 2 <= rows; r += 2) {
-      even += load(gradient + r * width + i) * load(block + r * width + i);
-      odd += load(gradient + (r + 1) * width + i) * load(block + (r + 1) * width + i);
+  const long size = rows * width;
+  long start = 0;
+  if (divides_a_group(width) && size >= GROUP) {
+    Vector part[8] = {{0}};
+    for (; start + GROUP <= size; start += GROUP)
+#pragma GCC unroll 8
+      for (int q = 0; q < 8; q++) part[q] += load(gradient + start + q * LANES) * load(block + start + q * LANES);
+#pragma GCC unroll 8
+    for (int q = 0; q < 8; q++) {
+      float *to = sum + (q * LANES) % width;
+      store(to, load(to) + part[q]);
     }
-    if (r < rows) even += load(gradient + r * width + i) * load(block + r * width + i);
-    store(sum + i, even + odd);
   }
-  for (long r = 0; r < rows && i < width; r++)
-    for (long j = i; j < width; j++) sum[j] += gradient[r * width + j] * block[r * width + j];
+  for (; start < size; start += width)
+    for (long i = 0; i < width; i++) sum[i] += gradient[start + i] * block[start + i];
 }

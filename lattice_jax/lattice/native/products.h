@@ -24,54 +24,67 @@ typedef struct {
   long row, column; /* distances between neighbouring rows and columns */
 } Operand;
 
+/* The small matrices of neighbouring cells lie far apart, so the hardware does not see the next one coming: while one cell's is
+   at work, every round of a product asks for one more cache line of the next cell's. */
+typedef struct {
+  const float *next, *end;
+} Upcoming;
+
 /* One tile of C, held in registers over the whole depth. `rows` and `vectors` are literals at every call. */
 static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, long depth, Operand a,
                                                        const float *b, long b_row, float *c, long c_row,
-                                                       const float *bias, int accumulate) {
-  Vector sum[TILE_ROWS][4];
+                                                       const float *bias, int accumulate, Upcoming *upcoming) {
+  enum { LINE = 64 / sizeof(float) };
+  const int lines = rows == 1 ? 2 : 1;
+  const float *coming = upcoming->next;
+  const long step = coming < upcoming->end ? lines * LINE : 0;
+  Vector sum[TILE_ROWS][2];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; v++)
       sum[r][v] = accumulate ? load(c + r * c_row + v * LANES) : bias ? load(bias + v * LANES) : (Vector){0};
   for (long k = 0; k < depth; k++) {
-    Vector right[4];
-#pragma GCC unroll 4
+    for (int line = 0; line < lines; line++) __builtin_prefetch(coming + line * LINE, 0, 2);
+    coming += step;
+    Vector right[2];
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; v++) right[v] = load(b + k * b_row + v * LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
       const float left = a.values[r * a.row + k * a.column];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int v = 0; v < vectors; v++) sum[r][v] += left * right[v];
     }
   }
+  upcoming->next = coming;
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; v++) store(c + r * c_row + v * LANES, sum[r][v]);
 }
 
 /* All rows of a strip of C that is `vectors` vectors wide. */
 static inline __attribute__((always_inline)) void strip(const int vectors, long rows, long depth, Operand a,
                                                         const float *b, long b_row, float *c, long c_row,
-                                                        const float *bias, int accumulate) {
+                                                        const float *bias, int accumulate, Upcoming *upcoming) {
   long r = 0;
-  for (; r + TILE_ROWS <= rows; r += TILE_ROWS)
-    tile(TILE_ROWS, vectors, depth, (Operand){a.values + r * a.row, a.row, a.column}, b, b_row, c + r * c_row, c_row, bias, accumulate);
-  for (; r + 4 <= rows; r += 4)
-    tile(4, vectors, depth, (Operand){a.values + r * a.row, a.row, a.column}, b, b_row, c + r * c_row, c_row, bias, accumulate);
-  for (; r < rows; r++)
-    tile(1, vectors, depth, (Operand){a.values + r * a.row, a.row, a.column}, b, b_row, c + r * c_row, c_row, bias, accumulate);
+  for (; r + 8 <= rows; r += 8, a.values += 8 * a.row, c += 8 * c_row)
+    tile(8, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+  for (; r + 4 <= rows; r += 4, a.values += 4 * a.row, c += 4 * c_row)
+    tile(4, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+  for (; r < rows; r++, a.values += a.row, c += c_row)
+    tile(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
 }
 
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
 static void multiply(long rows, long columns, long depth, Operand a, const float *b, long b_row, float *c, long c_row,
-                     const float *bias, int accumulate) {
+                     const float *bias, int accumulate, Upcoming upcoming) {
   long j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
-    strip(2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate);
+    strip(2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   for (; j + LANES <= columns; j += LANES)
-    strip(1, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate);
+    strip(1, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   if (j == columns) return;
   for (long r = 0; r < rows; r++)
     for (long column = j; column < columns; column++) {

@@ -63,7 +63,11 @@ static void in_parallel(Job *job, long phase, Work *work, long t, const int32_t 
   for (;;) {
     const long start = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
     if (start >= count) break;
-    for (long i = start; i < count && i < start + CELLS_AT_ONCE; i++) work(job, t, cells ? cells[i] : i, scratch);
+    for (long i = start; i < count && i < start + CELLS_AT_ONCE; i++) {
+      const long next = i + 1 < count ? i + 1 : i;
+      scratch->next = cells ? cells[next] : next;
+      work(job, t, cells ? cells[i] : i, scratch);
+    }
   }
   pthread_barrier_wait(&job->phase_end);
 }

@@ -1,0 +1,79 @@
+"""Who fires in which step: random masks, the quiescent state, and the light cone of what is read.
+
+Contract: pure functions of settings and key. A cell whose firing is 0 keeps its state, so an engine may skip it: masked cells,
+cells that the light has not reached yet and cells that can no longer reach the output are all skipped by this one rule.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from lattice_jax.config import Face, LatticeConfig
+from lattice_jax.lattice.surface import AXIS, face_slice
+
+Read = Literal["cube", "output"]
+"""What is read after the last step: all cells and the activity of all steps, or the output face alone."""
+
+
+def distance_to_face(config: LatticeConfig, face: Face) -> np.ndarray:
+    """Steps that light needs between a cell and the nearest cell of a face; of size 1 along the other two axes.
+
+    The nearest one lies straight ahead, so 6 and 26 neighbours give the same distance.
+    """
+    axis = AXIS[face]
+    size = (config.grid.depth, config.grid.height, config.grid.width)[axis]
+    distance = np.abs(np.arange(size) - np.arange(size)[face_slice(face, size)])
+    if config.walls == "periodic":
+        distance = np.minimum(distance, size - distance)
+    return distance.reshape([-1 if a == axis else 1 for a in range(3)])
+
+
+def light_cone(config: LatticeConfig, read: Read) -> Bool[np.ndarray, "steps #d #h #w"]:
+    """The cells that may fire in each step: not before light has reached them, where the start state is quiescent, and not once
+    it can no longer reach what is read."""
+    step = np.arange(config.steps).reshape(-1, 1, 1, 1)
+    cone = np.ones((config.steps, 1, 1, 1), bool)
+    if config.update.quiescent:
+        cone = cone & (distance_to_face(config, config.input_face) <= step + 1)
+    if read == "output":
+        cone = cone & (distance_to_face(config, config.output_face) <= config.steps - 1 - step)
+    return cone
+
+
+def exact_count(config: LatticeConfig) -> int:
+    """Cells that one mask for the whole batch lets fire."""
+    return round(config.update.rate * config.grid.depth * config.grid.height * config.grid.width)
+
+
+def firing(
+    config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""], read: Read = "cube"
+) -> Float[Array, "steps #d h #w #batch 1"]:
+    """How far each cell moves in each step: 0 or 1 as drawn at the update rate, or the rate itself as the expected value.
+
+    Masks of "batch" are drawn once for all samples and let exactly `exact_count` cells fire, in the light cone or not. There is
+    one key a step, so a shorter pass fires as the start of a longer one.
+    """
+    depth, height, width = config.grid.depth, config.grid.height, config.grid.width
+    cone = jnp.asarray(light_cone(config, read)[..., None, None], jnp.float32)
+    if not sampled or config.update.rate == 1:
+        return jnp.full((config.steps, 1, height, 1, 1, 1), float(config.update.rate)) * cone
+    keys = jax.random.split(key, config.steps)
+    if config.update.mask == "batch":
+        count = exact_count(config)
+        ranks = jax.vmap(lambda drawn: jax.random.permutation(drawn, depth * height * width))(keys)
+        return (ranks < count).astype(jnp.float32).reshape(-1, depth, height, width, 1, 1) * cone
+    draw = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=(depth, height, width, batch, 1))
+    return jax.vmap(draw)(keys).astype(jnp.float32) * cone
+
+
+def most_firings(config: LatticeConfig, *, sampled: bool, read: Read = "cube") -> int:
+    """Cells that fire for some sample, summed over the steps, at most."""
+    grid = (config.grid.depth, config.grid.height, config.grid.width)
+    in_cone = np.broadcast_to(light_cone(config, read), (config.steps, *grid)).sum((1, 2, 3))
+    if sampled and config.update.mask == "batch":
+        in_cone = np.minimum(in_cone, exact_count(config))
+    return int(in_cone.sum())

@@ -1,0 +1,171 @@
+"""The compiled engine against the scan: every wall, neighbourhood and update, values and gradients."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_cube import SMALL, WALLS, lively_parameters, noise_like, quick_jit, with_cell, with_update
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.errors import InputError
+from lattice_jax.lattice import cube, devices
+from lattice_jax.lattice.firing import firing, most_firings
+from lattice_jax.lattice.native import build, engine
+
+WIDE = with_cell(SMALL, visible=16, memory=16, hidden=40, perception="moore")
+"""Channels that fill whole vectors, a hidden width that leaves a remainder."""
+GROUPED = with_cell(SMALL, visible=32, memory=32, hidden=64, gate="moore")
+"""Widths that divide the groups in which blocks of neighbours are read."""
+PERIODIC = dataclasses.replace(SMALL, walls="periodic")
+
+CASES = {
+    **{walls: (dataclasses.replace(SMALL, walls=walls), 2) for walls in WALLS},
+    "channels of whole vectors, rows of every tile": (WIDE, 13),
+    "channels of whole groups": (GROUPED, 9),
+    "one sample": (GROUPED, 1),
+    "recomputed": (dataclasses.replace(WIDE, remat=True), 3),
+    "pulse": (dataclasses.replace(SMALL, injection="pulse"), 2),
+    "replaced state": (with_update(SMALL, residual=False), 2),
+    "unbounded": (with_update(SMALL, bound="none"), 2),
+    "every cell fires": (with_update(SMALL, rate=1.0), 2),
+    "one mask for the batch": (with_update(SMALL, mask="batch"), 3),
+    "one mask, recomputed": (dataclasses.replace(with_update(SMALL, mask="batch"), remat=True), 3),
+    "quiescent": (with_update(PERIODIC, quiescent=True), 2),
+    "from side to side": (dataclasses.replace(SMALL, input_face="left", output_face="right", steps=6), 2),
+    "one thread": (dataclasses.replace(SMALL, devices=1), 2),
+    "more threads than cores": (dataclasses.replace(SMALL, devices=5), 2),
+}
+
+
+def native(config: LatticeConfig) -> LatticeConfig:
+    return dataclasses.replace(config, engine="native")
+
+
+def vectors(config: LatticeConfig, batch: int) -> jax.Array:
+    return noise_like(jnp.zeros((batch, config.surface_size(config.input_face))), 5)
+
+
+def answer_loss(parameters: dict, given: jax.Array, config: LatticeConfig, sampled: bool = True, read: str = "cube"):
+    """A random weighing of all that a pass returns, so that no part of the gradient is left out."""
+    answer = cube.answer(parameters, given, key=jax.random.key(3), config=config, sampled=sampled, read=read)
+    shown = (answer.vectors, answer.propagation.state, answer.propagation.activity) if read == "cube" else answer.vectors
+    weighed = jax.tree.map(lambda value, weight: jnp.sum(value * weight), shown, noise_like(shown, 9))
+    return jnp.sum(jnp.stack(jax.tree.leaves(weighed))), shown
+
+
+def assert_close(found, expected, tolerance: float = 2e-5):
+    """Equal up to the order of additions, relative to the largest entry of each array."""
+    for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(float(jnp.max(jnp.abs(wanted))), 1e-6))
+
+
+@pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "expected"])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_scan(case, sampled):
+    config, batch = CASES[case]
+    parameters, given = lively_parameters(config), vectors(config, batch)
+    results = []
+    for each in (native(config), config):
+        differentiate = jax.value_and_grad(functools.partial(answer_loss, config=each, sampled=sampled), (0, 1), has_aux=True)
+        results.append(quick_jit(differentiate)(parameters, given))
+    ((_, values), gradients), ((_, plain_values), plain_gradients) = results
+    assert_close(values, plain_values)
+    assert_close(gradients, plain_gradients)
+
+
+@pytest.mark.parametrize("case", ["zero", "channels of whole groups", "quiescent", "recomputed"])
+def test_a_pass_without_gradient_keeps_no_versions_and_is_the_same(case):
+    config, batch = CASES[case]
+    parameters, given = lively_parameters(config), vectors(config, batch)
+    _, values = jax.jit(functools.partial(answer_loss, config=native(config)))(parameters, given)
+    (_, kept), _ = jax.jit(jax.value_and_grad(functools.partial(answer_loss, config=native(config)), has_aux=True))(
+        parameters, given
+    )
+    jax.tree.map(np.testing.assert_array_equal, values, kept)
+
+
+@pytest.mark.parametrize("engine_name", ["scan", "native"])
+@pytest.mark.parametrize("quiescent", [True, False])
+def test_cells_that_can_no_longer_reach_the_output_change_neither_the_answer_nor_its_gradient(engine_name, quiescent):
+    config = dataclasses.replace(with_update(SMALL, quiescent=quiescent, mask="batch"), engine=engine_name, steps=5)
+    parameters, given = lively_parameters(config), vectors(config, 2)
+
+    def loss(parameters, given, read):
+        answer = cube.answer(parameters, given, key=jax.random.key(3), config=config, sampled=True, read=read)
+        return jnp.sum(jnp.square(answer.vectors)), answer.vectors
+
+    differentiate = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    (_, whole), whole_gradients = differentiate(parameters, given, "cube")
+    (_, pruned), pruned_gradients = differentiate(parameters, given, "output")
+    assert_close(pruned, whole)
+    assert_close(pruned_gradients, whole_gradients)
+
+
+def test_the_same_call_gives_the_same_bits_on_any_number_of_threads():
+    config = native(dataclasses.replace(GROUPED, devices=1))
+    parameters, given = lively_parameters(config), vectors(config, 3)
+    results = [
+        jax.jit(jax.grad(lambda p, threads=threads: answer_loss(p, given, dataclasses.replace(config, devices=threads))[0]))(
+            parameters
+        )
+        for threads in (1, 2, 7)
+    ]
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, results[0])
+
+
+def test_a_diverging_pass_is_seen():
+    config = native(with_update(SMALL, bound="none"))
+    parameters = lively_parameters(config)
+    parameters["content_kernel"] = parameters["content_kernel"].at[1, 1, 1, 0, 0].set(jnp.nan)
+    loss, _ = jax.jit(functools.partial(answer_loss, config=config))(parameters, vectors(config, 2))
+    assert not np.isfinite(loss)
+
+
+def test_more_firings_than_room_was_made_for_stop_the_pass():
+    config = native(SMALL)
+    cells = {name: value for name, value in lively_parameters(config).items() if name not in ("injection", "read_out")}
+    injected = jnp.ones((1, 4, 5, 2, 3))
+    fires = firing(config, 2, sampled=True, key=jax.random.key(0))
+
+    def loss(cells, firings):
+        return jnp.sum(engine.advance(cells, injected, fires, config=config, firings=firings)[0].visible)
+
+    jax.grad(loss)(cells, most_firings(config, sampled=True))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="more cells fire"):
+        jax.block_until_ready(jax.grad(loss)(cells, 5))
+
+
+@pytest.mark.parametrize("changed", [{"sharing": "layer"}, {"precision": "bfloat16"}])
+def test_a_cube_that_it_cannot_compute_is_refused_with_the_fix(changed):
+    config = dataclasses.replace(SMALL, **changed)
+    assert devices.engine(dataclasses.replace(config, engine="automatic")) == "scan"
+    with pytest.raises(InputError, match=r"engine automatic"):
+        devices.engine(native(config))
+
+
+def test_a_missing_compiler_is_named_with_the_fix(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
+    build.library.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r"install gcc.*lattice\.engine scan"):
+            build.library()
+    finally:
+        monkeypatch.undo()
+        build.library.cache_clear()
+
+
+def test_sources_that_do_not_compile_leave_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_OPTIONS", [*build._OPTIONS, "--no-such-option"])
+    build.library.cache_clear()
+    try:
+        with pytest.raises(InputError, match="can't be compiled"):
+            build.library()
+    finally:
+        monkeypatch.undo()
+        build.library.cache_clear()
+    assert list((tmp_path / "lattice_jax").iterdir()) == []
