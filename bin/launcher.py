@@ -1,7 +1,8 @@
 """Starts a program of this folder under the project's own Python, with the memory settings that it runs fastest with.
 
 Contract: returns once both hold, otherwise replaces this process by one in which they do. Without huge pages XLA's large
-buffers are faulted in 4 KiB at a time, which slows all work on whole parameters; glibc reads the setting at start only.
+buffers are faulted in 4 KiB at a time, and without a heap that is kept the pages of every step's buffers are handed back to the
+system and cleared again; both slow all work on whole parameters. glibc reads these settings at start only.
 """
 
 import importlib.util
@@ -9,7 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+_MEMORY = {
+    "glibc.malloc.hugetlb": "1",  # madvise huge pages
+    "glibc.malloc.mmap_threshold": str(2**40),  # large buffers come from the heap, ...
+    "glibc.malloc.trim_threshold": str(2**40),  # which is not given back, ...
+    "glibc.malloc.arena_max": "1",  # and of which there is one
+}
 
 
 def prepare() -> None:
@@ -20,7 +26,8 @@ def prepare() -> None:
         if not own.exists() or Path(sys.prefix) == own.parent.parent:
             sys.exit("error: lattice_jax is not installed for this Python\n  fix: run `make setup` once")
         python = str(own)
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if python != sys.executable or _HUGE_PAGES not in tunables:
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, _HUGE_PAGES]))
+    given = os.environ.get("GLIBC_TUNABLES", "")
+    missing = [f"{name}={value}" for name, value in _MEMORY.items() if name not in given]
+    if python != sys.executable or missing:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [given, *missing]))
         os.execv(python, [python, *sys.argv])

@@ -14,9 +14,9 @@ from lattice_jax.config import GridConfig, LatticeConfig
 from lattice_jax.errors import InputError
 from lattice_jax.lattice import devices
 from lattice_jax.lattice.cell import parameters_per_cell, shapes
-from lattice_jax.lattice.fused import fused_step, sample_blocks
+from lattice_jax.lattice.fused.step import fused_step, sample_blocks
+from lattice_jax.lattice.fused.traffic import step_bytes
 from lattice_jax.lattice.step import State, World, in_precision, step, with_transposed
-from lattice_jax.lattice.traffic import step_bytes
 
 FIRES = {
     "per sample": noise_like(jnp.zeros((3, 4, 5, 2, 1)), 2) > 0,

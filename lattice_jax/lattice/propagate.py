@@ -17,8 +17,9 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import devices, grid
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.firing import Read, firing, most_firings
+from lattice_jax.lattice.fused.step import fused_step
 from lattice_jax.lattice.native import engine as native
-from lattice_jax.lattice.step import Field, State, World, step, with_transposed
+from lattice_jax.lattice.step import Field, State, World, in_precision, step, with_transposed
 from lattice_jax.lattice.surface import face_mask
 
 _ACTIVITY_EPSILON = 1e-6
@@ -49,10 +50,14 @@ def _advance(
     def inject(visible: Field) -> Field:
         return jnp.where(at_input, injected, visible)
 
-    move = functools.partial(step, world=world, config=config)
-    if config.remat:
-        move = jax.checkpoint(move)
-    parameters = with_transposed(parameters, config)
+    parameters = in_precision(parameters, config)
+    if config.engine == "fused":
+        move = functools.partial(fused_step, world=world, config=config)
+    else:
+        parameters = with_transposed(parameters, config)
+        move = functools.partial(step, world=world, config=config)
+        if config.remat:
+            move = jax.checkpoint(move)
 
     def one_step(state: State, fires: Array):
         moved = move(parameters, state, fires)
@@ -135,7 +140,7 @@ def propagate(
         state, squares = native.advance(parameters, injected, fires, config=config, firings=firings)
         visible = None
     elif mesh is None:
-        world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
+        world = World(config.walls, functools.partial(grid.extend, walls=config.walls), whole=True)
         state, squares, visible = _advance(
             parameters, injected, at_input, fires, world=world, config=config, trajectory=trajectory
         )

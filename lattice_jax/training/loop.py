@@ -87,8 +87,30 @@ def initial_state(params: Any, optimizer: optax.GradientTransformation) -> Train
     return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, counter_sharding), state)
 
 
-def make_train_step(objective: Objective, optimizer: optax.GradientTransformation, like: TrainState) -> Callable:
+def in_micro_batches(differentiate: Callable, params: Any, batch: dict[str, Array], key: PRNGKeyArray, size: int):
+    """`differentiate(params, batch, key=)` as the mean over parts of `size` samples, each with a key of its own.
+
+    Losses and metrics that are means over samples, and their gradients, are those of the whole batch.
+    """
+    samples = len(next(iter(batch.values())))
+    parts = jax.tree.map(lambda values: values.reshape(samples // size, size, *values.shape[1:]), batch)
+    keys = jax.random.split(key, samples // size)
+
+    def add(total, part):
+        found = differentiate(params, part[0], key=part[1])
+        return jax.tree.map(jnp.add, total, found), None
+
+    first = differentiate(params, jax.tree.map(lambda values: values[0], parts), key=keys[0])
+    total, _ = jax.lax.scan(add, first, (jax.tree.map(lambda values: values[1:], parts), keys[1:]))
+    return jax.tree.map(lambda value: value * (size / samples), total)
+
+
+def make_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, like: TrainState, *, micro_batch: int = 0
+) -> Callable:
     """The jitted `step(state, batch, key) -> (state, metrics)`; `state` is donated, so the caller's copy is gone.
+
+    With `micro_batch` the gradient is computed for so many samples at a time.
 
     Every leaf of the new state lies where it lies in `like`: left to itself, the compiler may spread a leaf differently from
     one step to the next, which compiles again and makes a resumed run add up in another order. The metrics are the
@@ -100,8 +122,11 @@ def make_train_step(objective: Objective, optimizer: optax.GradientTransformatio
     def train_step(
         state: TrainState, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        differentiate = jax.value_and_grad(functools.partial(objective, key=jax.random.fold_in(key, state.step)), has_aux=True)
-        (loss, metrics), gradients = differentiate(state.params, batch)
+        differentiate, drawn = jax.value_and_grad(objective, has_aux=True), jax.random.fold_in(key, state.step)
+        if micro_batch:
+            (loss, metrics), gradients = in_micro_batches(differentiate, state.params, batch, drawn, micro_batch)
+        else:
+            (loss, metrics), gradients = differentiate(state.params, batch, key=drawn)
         # optax multiplies floats by integer counts, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
@@ -183,7 +208,7 @@ def fit(
     """
     order_key, step_key = jax.random.split(key)
     samples = len(next(iter(data.values())))
-    train_step = make_train_step(objective, optimizer, state)
+    train_step = make_train_step(objective, optimizer, state, micro_batch=config.micro_batch)
     keeper = checkpoints or _DeviceCopy()
     fetch = functools.partial(_fetch, checkpoints=checkpoints)
 

@@ -27,10 +27,10 @@ from jaxtyping import Array
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.errors import InputError
-from lattice_jax.lattice import kernels
 from lattice_jax.lattice.cell import Parameters, hidden_width, shapes
+from lattice_jax.lattice.fused import kernels
+from lattice_jax.lattice.fused.kernels import Plan
 from lattice_jax.lattice.grid import Offset, offsets
-from lattice_jax.lattice.kernels import Plan
 from lattice_jax.lattice.step import Firing, State, World, adjoint_weights
 
 SPEAKS = ("message_scale", "message_kernel", "message_bias", "gate_scale")

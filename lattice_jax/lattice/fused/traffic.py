@@ -9,7 +9,7 @@ import math
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import hidden_width, shapes
-from lattice_jax.lattice.fused import SPEAKS, sample_blocks
+from lattice_jax.lattice.fused.step import SPEAKS, sample_blocks
 
 
 def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, int]:

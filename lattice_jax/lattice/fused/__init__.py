@@ -1,0 +1,1 @@
+"""The lattice step as kernels for a GPU."""
