@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-_MEMORY = {
+MEMORY = {
     "glibc.malloc.hugetlb": "1",  # madvise huge pages
     "glibc.malloc.mmap_threshold": str(2**40),  # large buffers come from the heap, ...
     "glibc.malloc.trim_threshold": str(2**40),  # which is not given back, ...
@@ -27,7 +27,7 @@ def prepare() -> None:
             sys.exit("error: lattice_jax is not installed for this Python\n  fix: run `make setup` once")
         python = str(own)
     given = os.environ.get("GLIBC_TUNABLES", "")
-    missing = [f"{name}={value}" for name, value in _MEMORY.items() if name not in given]
+    missing = [f"{name}={value}" for name, value in MEMORY.items() if name not in given]
     if python != sys.executable or missing:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [given, *missing]))
         os.execv(python, [python, *sys.argv])

@@ -105,7 +105,11 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
             optimizer=optimizer,
             data={"embedding": mixed_text(pairs, sentences, settings.pair_fraction)},
             config=TrainingConfig(
-                settings.steps, settings.batch_size, settings.evaluate_every, patience=0, checkpoint_every=settings.steps
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                evaluate_every=settings.evaluate_every,
+                patience=0,
+                checkpoint_every=settings.steps,
             ),
             key=start.key,
             validate=validate,

@@ -12,10 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "configs" / "smoke.py")
 
 
+def launcher_memory() -> dict[str, str]:
+    """The settings with which a program does not start itself anew."""
+    return runpy.run_path(str(ROOT / "bin" / "launcher.py"))["MEMORY"]
+
+
 def run_here(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> int:
     """Run bin/NAME in this process, for speed; returns its exit code. Tracebacks come through as exceptions."""
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     monkeypatch.syspath_prepend(str(ROOT / "bin"))
+    monkeypatch.setenv("GLIBC_TUNABLES", ":".join(f"{name}={value}" for name, value in launcher_memory().items()))
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     try:
         runpy.run_path(str(ROOT / "bin" / name), run_name="__main__")

@@ -18,7 +18,7 @@ SMALL = LatticeConfig(
     steps=4,
     minimum_arrival=0.0,
     engine="scan",
-    remat=False,
+    remat="never",
 )
 """No two axes of the grid are equally long, so that swapped axes can't go unnoticed."""
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from small_cube import SMALL, WALLS, lively_parameters, noise_like, quick_jit, with_cell, with_update
 
@@ -26,13 +27,13 @@ CASES = {
     "channels of whole vectors, rows of every tile": (WIDE, 13),
     "channels of whole groups": (GROUPED, 9),
     "one sample": (GROUPED, 1),
-    "recomputed": (dataclasses.replace(WIDE, remat=True), 3),
+    "recomputed": (dataclasses.replace(WIDE, remat="always"), 3),
     "pulse": (dataclasses.replace(SMALL, injection="pulse"), 2),
     "replaced state": (with_update(SMALL, residual=False), 2),
     "unbounded": (with_update(SMALL, bound="none"), 2),
     "every cell fires": (with_update(SMALL, rate=1.0), 2),
     "one mask for the batch": (with_update(SMALL, mask="batch"), 3),
-    "one mask, recomputed": (dataclasses.replace(with_update(SMALL, mask="batch"), remat=True), 3),
+    "one mask, recomputed": (dataclasses.replace(with_update(SMALL, mask="batch"), remat="always"), 3),
     "quiescent": (with_update(PERIODIC, quiescent=True), 2),
     "from side to side": (dataclasses.replace(SMALL, input_face="left", output_face="right", steps=6), 2),
     "one thread": (dataclasses.replace(SMALL, devices=1), 2),
@@ -115,6 +116,21 @@ def test_the_same_call_gives_the_same_bits_on_any_number_of_threads():
     ]
     for other in results[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, results[0])
+
+
+def test_values_are_kept_while_they_fit_into_an_eighth_of_the_memory(monkeypatch):
+    config = native(dataclasses.replace(GROUPED, remat="automatic"))
+    parameters, given = lively_parameters(config), vectors(config, 2)
+    memory = psutil.virtual_memory()
+
+    def temporary_bytes(total: int) -> int:
+        monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: memory._replace(total=total))
+        engine.recomputes.cache_clear()
+        grad = jax.jit(jax.grad(lambda p: answer_loss(p, given, config)[0]))
+        return grad.lower(parameters).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(2**20) < temporary_bytes(2**40)
+    engine.recomputes.cache_clear()
 
 
 def test_a_diverging_pass_is_seen():

@@ -93,7 +93,7 @@ def test_shared_matrices_have_the_gradients_of_float32_but_for_rounding(sharing)
 
 
 def test_sixteen_steps_of_full_cells_in_bfloat16_are_within_thousandths_of_float32():
-    config = LatticeConfig(GridConfig(11, 2, 2), steps=16, remat=False, engine="scan")
+    config = LatticeConfig(GridConfig(11, 2, 2), steps=16, remat="never", engine="scan")
     loss, answers, gradients = errors(config, cube.initialise(config, key=jax.random.key(0)), BATCH)
     assert loss < 1e-4
     assert 1e-5 < answers < 1e-3

@@ -22,7 +22,7 @@ LATTICE = LatticeConfig(
     cell=CellConfig(visible=8, memory=8, hidden=16, perception="von_neumann"),
     steps=5,
     minimum_arrival=0.0,
-    remat=False,
+    remat="never",
 )
 CONFIG = Config(lattice=LATTICE)
 SURE = dataclasses.replace(CONFIG, lattice=dataclasses.replace(LATTICE, update=UpdateConfig(rate=1.0)))

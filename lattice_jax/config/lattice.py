@@ -120,8 +120,10 @@ class LatticeConfig:
     sharing allow."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers in which the steps are computed; weights, gradients and losses are float32 either way."""
-    remat: bool = True
-    """Recompute each step in the backward pass instead of storing what it held: several times less memory."""
+    remat: Literal["automatic", "always", "never"] = "automatic"
+    """Recompute each step in the backward pass instead of storing what it held, which takes several times less memory.
+    Automatic is always with the scan, and with the native engine where the stored values would take more than an eighth of the
+    memory."""
     devices: int = 0
     """Devices that the cells are spread over, by height; 0 takes one per CPU core, or every accelerator there is."""
 

@@ -56,7 +56,7 @@ def _advance(
     else:
         parameters = with_transposed(parameters, config)
         move = functools.partial(step, world=world, config=config)
-        if config.remat:
+        if config.remat != "never":
             move = jax.checkpoint(move)
 
     def one_step(state: State, fires: Array):

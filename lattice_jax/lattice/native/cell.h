@@ -146,14 +146,22 @@ static inline void affine_backward(const Pass *pass, long cell, enum Parameter k
            (Upcoming){transposed + next * all, transposed + next * all + lattice->sizes[kernel]});
 }
 
+/* The neighbour of `next` at the same place, or `other` where it has none. */
+static inline long upcoming_neighbour(const Neighbourhood *around, long next, long offset, long other) {
+  const int32_t found = around->table[next * around->count + offset];
+  return found >= 0 ? found : other;
+}
+
 static inline long perceived_by(const Pass *pass, long t, long cell, const Scratch *scratch) {
   const Neighbourhood *perception = &pass->lattice->perception;
   long count = 0;
   for (long k = 0; k < perception->count; k++) {
     const int32_t other = perception->table[cell * perception->count + k];
     if (other < 0) continue;
+    const long upcoming = upcoming_neighbour(perception, scratch->next, k, other);
     scratch->around[count++] = (Neighbour){version(pass, t, other, scratch).visible,
-                                           weight(pass, PERCEPTION, cell) + k * pass->lattice->channels};
+                                           weight(pass, PERCEPTION, cell) + k * pass->lattice->channels,
+                                           version(pass, t, upcoming, scratch).visible};
   }
   return count;
 }
@@ -167,7 +175,10 @@ static inline void compute_gate(const Pass *pass, long cell, Scratch *scratch) {
   long count = 0;
   for (long k = 0; k < gate->count; k++) {
     const int32_t other = gate->table[cell * gate->count + k];
-    if (other >= 0) scratch->around[count++] = (Neighbour){pass->sent + other * wide, weight(pass, GATE, cell) + k * hidden};
+    if (other < 0) continue;
+    const long upcoming = upcoming_neighbour(gate, scratch->next, k, other);
+    scratch->around[count++] =
+        (Neighbour){pass->sent + other * wide, weight(pass, GATE, cell) + k * hidden, pass->sent + upcoming * wide};
   }
   for (long r = 0; r < lattice->batch; r++)
     for (long i = 0; i < hidden; i++) scratch->gate[r * hidden + i] = 1.0f + bias[i];
@@ -346,26 +357,29 @@ static void message_backward(const Pass *pass, long t, long cell, Scratch *scrat
   memset(arriving, 0, sizeof(float) * wide);
 }
 
+/* Who reads a cell in step t, and what they send back: `gradients` by receiver, in blocks of `width` channels. */
+static inline long heard_by(const Pass *pass, const Neighbourhood *around, long t, long cell, enum Parameter weights, long width,
+                            const float *gradients, const Scratch *scratch) {
+  const uint8_t *fires = pass->plan.fires + t * pass->lattice->cells;
+  const long block = pass->lattice->batch * width, next = around->first[scratch->next] - around->first[cell];
+  const long last = around->first[pass->lattice->cells] - 1;
+  long count = 0;
+  for (long k = around->first[cell]; k < around->first[cell + 1]; k++) {
+    const long receiver = around->receivers[2 * k], offset = around->receivers[2 * k + 1];
+    if (!fires[receiver]) continue;
+    const long upcoming = around->receivers[2 * (k + next < last ? k + next : last)];
+    scratch->around[count++] = (Neighbour){gradients + receiver * block, weight(pass, weights, receiver) + offset * width,
+                                           gradients + upcoming * block};
+  }
+  return count;
+}
+
 /* Adds to a cell's state and message what all who read them in step t send back. */
 static inline void gather(const Pass *pass, long t, long cell, Scratch *scratch) {
   const Lattice *lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
-  const uint8_t *fires = pass->plan.fires + t * lattice->cells;
-  const Neighbourhood *perception = &lattice->perception, *gate = &lattice->gate;
-  long count = 0;
-  for (long k = perception->first[cell]; k < perception->first[cell + 1]; k++) {
-    const int32_t receiver = perception->receivers[2 * k], offset = perception->receivers[2 * k + 1];
-    if (fires[receiver])
-      scratch->around[count++] = (Neighbour){pass->perceived_gradient + receiver * batch * channels,
-                                             weight(pass, PERCEPTION, receiver) + offset * channels};
-  }
-  neighbour_sum(batch, channels, count, scratch->around, pass->visible_gradient + cell * batch * channels, 1);
-  count = 0;
-  for (long k = gate->first[cell]; k < gate->first[cell + 1]; k++) {
-    const int32_t receiver = gate->receivers[2 * k], offset = gate->receivers[2 * k + 1];
-    if (fires[receiver])
-      scratch->around[count++] =
-          (Neighbour){pass->gate_gradient + receiver * batch * hidden, weight(pass, GATE, receiver) + offset * hidden};
-  }
-  neighbour_sum(batch, hidden, count, scratch->around, pass->sent_gradient + cell * batch * hidden, 1);
+  const long readers = heard_by(pass, &lattice->perception, t, cell, PERCEPTION, channels, pass->perceived_gradient, scratch);
+  neighbour_sum(batch, channels, readers, scratch->around, pass->visible_gradient + cell * batch * channels, 1);
+  const long hearers = heard_by(pass, &lattice->gate, t, cell, GATE, hidden, pass->gate_gradient, scratch);
+  neighbour_sum(batch, hidden, hearers, scratch->around, pass->sent_gradient + cell * batch * hidden, 1);
 }

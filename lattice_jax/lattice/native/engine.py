@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jaxtyping import Array, Float
 
 from lattice_jax.config import LatticeConfig
@@ -21,6 +22,9 @@ from lattice_jax.lattice.native.build import library
 from lattice_jax.lattice.step import Field, State
 from lattice_jax.lattice.surface import face_mask
 
+_SHARE_OF_MEMORY = 8
+"""Stored values may take one part in so many of the machine's memory."""
+
 
 class _Pass(NamedTuple):
     """What a pass depends on beside its arrays; hashable, for `custom_vjp`."""
@@ -29,13 +33,23 @@ class _Pass(NamedTuple):
     batch: int
     fires_batch: int
     firings: int
+    keeps: bool
+    """Whether what each firing computed is stored for the backward pass."""
+
+    @property
+    def cells(self) -> int:
+        return self.config.grid.depth * self.config.grid.height * self.config.grid.width
+
+    def versions_size(self) -> int:
+        """Floats of all states that a pass goes through, with what was computed from them where it is kept."""
+        return (self.cells + self.firings) * self.sizes()[3]
 
     def settings(self) -> np.ndarray:
         """In the order of `enum Setting` in handlers.c."""
-        config, size = self.config, self.config.grid
-        values = [size.depth * size.height * size.width, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
+        config = self.config
+        values = [self.cells, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
         values += [config.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
-        values += [config.update.bound == "tanh", not config.remat]
+        values += [config.update.bound == "tanh", self.keeps]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
         return np.array(values, np.int32)
 
@@ -102,10 +116,7 @@ def _advance(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -
 
 
 def _advance_forward(of: _Pass, parameters: Parameters, injected: Array, fires: Array):
-    _, workspace, _, version = of.sizes()
-    size = of.config.grid
-    versions = (size.depth * size.height * size.width + of.firings) * version
-    call = jax.ffi.ffi_call("lattice_forward", [*of.state(), _floats(workspace), _floats(versions)])
+    call = jax.ffi.ffi_call("lattice_forward", [*of.state(), _floats(of.sizes()[1]), _floats(of.versions_size())])
     visible, memory, squares, _, kept = call(*_arguments(of, parameters, injected, fires))
     return (visible, memory, squares), (parameters, injected, fires, kept)
 
@@ -120,6 +131,14 @@ def _advance_backward(of: _Pass, residuals, gradients):
 
 
 _advance.defvjp(_advance_forward, _advance_backward)
+
+
+@functools.cache
+def recomputes(of: _Pass) -> bool:
+    """Whether the backward pass computes each step again, as `lattice.remat` says."""
+    if of.config.remat == "automatic":
+        return 4 * of.versions_size() * _SHARE_OF_MEMORY > psutil.virtual_memory().total
+    return of.config.remat == "always"
 
 
 def advance(
@@ -137,6 +156,7 @@ def advance(
     """
     size, batch = config.grid, injected.shape[3]
     fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
-    of = _Pass(config, batch, fires.shape[4], firings)
+    of = _Pass(config, batch, fires.shape[4], firings, keeps=True)
+    of = of._replace(keeps=not recomputes(of))
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires))
     return State(visible, memory), squares

@@ -79,10 +79,9 @@ static inline void add_rows(long rows, long width, const float *block, float *re
     for (long i = 0; i < width; i++) sum[i] += block[r * width + i];
 }
 
-/* One of a cell's neighbours: what it holds, and the weight of each channel. */
+/* One of a cell's neighbours: what it holds, the weight of each channel, and what the next cell will read in its place. */
 typedef struct {
-  const float *block;
-  const float *weights;
+  const float *block, *weights, *upcoming;
 } Neighbour;
 
 /* Blocks are read through in groups of eight vectors, in the order in which they lie in memory. */
@@ -99,9 +98,12 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) sum[q] = accumulate ? load(out + start + q * LANES) : (Vector){0};
     for (long k = 0; k < count; k++) {
-      const float *weights = around[k].weights, *block = around[k].block + start;
+      const float *weights = around[k].weights, *block = around[k].block + start, *upcoming = around[k].upcoming + start;
 #pragma GCC unroll 8
-      for (int q = 0; q < 8; q++) sum[q] += load(weights + (q * LANES) % width) * load(block + q * LANES);
+      for (int q = 0; q < 8; q++) {
+        sum[q] += load(weights + (q * LANES) % width) * load(block + q * LANES);
+        __builtin_prefetch(upcoming + q * LANES, 0, 2);
+      }
     }
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) store(out + start + q * LANES, sum[q]);
