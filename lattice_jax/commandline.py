@@ -91,11 +91,14 @@ def use_devices(config: Config) -> Config:
     import jax
 
     from lattice_jax.lattice.devices import cell_mesh, engine
+    from lattice_jax.lattice.native.build import library
 
     wanted = config.lattice.devices or os.cpu_count() or 1
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_num_cpu_devices", wanted)
     chosen, mesh = engine(config.lattice), cell_mesh(config.lattice)
+    if chosen == "native":
+        library()  # before minutes of other work, because it may be refused
     count = wanted if chosen == "native" else 1 if mesh is None else mesh.size
     lattice = dataclasses.replace(config.lattice, engine=chosen, devices=count)
     return dataclasses.replace(config, lattice=lattice)

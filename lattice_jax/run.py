@@ -50,6 +50,7 @@ def describe(config: Config) -> Table:
     table.add_row("steps (needed)", f"{lattice.steps} ({lattice.steps_needed()})")
     table.add_row("arrival probability", f"{lattice.arrival_probability(lattice.steps):.3f}")
     table.add_row("input cells seen by an output cell", f"{cube.coverage(lattice):.0%}")
+    table.add_row("engine", devices.engine(lattice))
     return table
 
 
@@ -175,6 +176,7 @@ def _run_figures(
         "seconds_by_phase": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "checkpoint": receipt and {"size_bytes": receipt.size_bytes, "seconds": receipt.seconds},
+        "engine": config.lattice.engine,
         "devices": f"{config.lattice.devices} x {jax.devices()[0].device_kind}",
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "seed": config.seed,

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_jax.config import CellConfig, GridConfig, LatticeConfig, Walls
+from lattice_jax.config import CellConfig, GridConfig, LatticeConfig, UpdateConfig, Walls
 from lattice_jax.lattice import cube, grid
 from lattice_jax.lattice.step import State, World
 
 SMALL = LatticeConfig(
     grid=GridConfig(depth=3, height=4, width=5),
     cell=CellConfig(visible=3, memory=3, hidden=5, perception="von_neumann"),
+    update=UpdateConfig(mask="sample", quiescent=False),
     steps=4,
     minimum_arrival=0.0,
     engine="scan",

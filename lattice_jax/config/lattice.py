@@ -74,9 +74,9 @@ class UpdateConfig:
 
     rate: float = 0.7
     """Probability that a cell fires in a step; 1 is plain synchronous updating."""
-    mask: Literal["sample", "batch"] = "sample"
+    mask: Literal["sample", "batch"] = "batch"
     """Every sample draws its own mask, or one mask of exactly round(rate x cells) cells serves the whole batch."""
-    quiescent: bool = False
+    quiescent: bool = True
     """Cells stay at rest until light from the input face can have reached them, as in a classical cellular automaton."""
     evaluation: Literal["expected", "sampled"] = "expected"
     """Evaluation scales every update by the rate (no randomness), or samples masks as training does."""

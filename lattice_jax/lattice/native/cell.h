@@ -110,13 +110,6 @@ static inline long transposed_start(const Lattice *lattice, enum Parameter kerne
 
 static inline long transposed_size(const Lattice *lattice) { return transposed_start(lattice, PARAMETERS); }
 
-static inline void transpose(long rows, long columns, const float *restrict from, float *restrict to) {
-  for (long r = 0; r < rows; r += LANES)
-    for (long c = 0; c < columns; c += LANES)
-      for (long j = c; j < columns && j < c + LANES; j++)
-        for (long i = r; i < rows && i < r + LANES; i++) to[j * rows + i] = from[i * columns + j];
-}
-
 /* Kernels are transposed once a pass, when a cell first needs them. */
 static inline void transpose_kernels(const Pass *pass, long cell) {
   const Lattice *lattice = pass->lattice;
@@ -306,15 +299,13 @@ static void fire_backward(const Pass *pass, long t, long cell, Scratch *scratch)
   split_and_add(batch, channels, scratch->change, to_proposed, to_memory);
 
   if (lattice->kept) compute_gate(pass, cell, scratch);
-  for (long i = 0; i < batch * hidden; i++) {
-    scratch->active[i] = gelu(held.content[i]);
-    scratch->gated[i] = scratch->active[i] * scratch->gate[i];
-  }
-  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, to_proposed, scratch->slope, scratch->next);
-  float *to_gate = pass->gate_gradient + wide, *to_content = scratch->slope;
+  gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
+  for (long i = 0; i < batch * hidden; i++) scratch->gated[i] = scratch->active[i] * scratch->gate[i];
+  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, to_proposed, scratch->gated, scratch->next);
+  float *to_gate = pass->gate_gradient + wide, *to_content = scratch->gated;
   for (long i = 0; i < batch * hidden; i++) {
     to_gate[i] = to_content[i] * scratch->active[i];
-    to_content[i] *= scratch->gate[i] * gelu_derivative(held.content[i]);
+    to_content[i] *= scratch->gate[i] * scratch->slope[i];
   }
   add_rows(batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
   for (long k = 0; k < lattice->gate.count; k++) {
@@ -342,10 +333,10 @@ static void message_backward(const Pass *pass, long t, long cell, Scratch *scrat
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, wide = batch * hidden;
   const Version held = version(pass, t, cell, scratch);
   float *arriving = pass->sent_gradient + cell * wide;
-  for (long i = 0; i < wide; i++) scratch->active[i] = gelu(held.message[i]);
+  gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
   normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, arriving,
                      gradient(pass, GATE_SCALE, cell));
-  for (long i = 0; i < wide; i++) arriving[i] *= gelu_derivative(held.message[i]);
+  for (long i = 0; i < wide; i++) arriving[i] *= scratch->slope[i];
   join(batch, channels, held.visible, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change);
   transpose_kernels(pass, cell);

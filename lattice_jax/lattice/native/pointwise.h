@@ -37,9 +37,13 @@ static const float GELU_CUBIC = 0.044715f;
 
 static inline float gelu(float z) { return z * sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z)); }
 
-static inline float gelu_derivative(float z) {
-  const float s = sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z));
-  return s + z * s * (1.0f - s) * GELU_RATE * (1.0f + 3.0f * GELU_CUBIC * z * z);
+/* The activation and its derivative, from one exponential. */
+static inline void gelu_and_slope(long size, const float *restrict values, float *restrict active, float *restrict slope) {
+  for (long i = 0; i < size; i++) {
+    const float z = values[i], s = sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z));
+    active[i] = z * s;
+    slope[i] = s + z * s * (1.0f - s) * GELU_RATE * (1.0f + 3.0f * GELU_CUBIC * z * z);
+  }
 }
 
 static inline float inverse_root_mean_square(const float *row, long width, float epsilon) {
@@ -92,6 +96,7 @@ static inline int divides_a_group(long width) { return width % LANES == 0 && GRO
 /* out[r][i] = (accumulate ? out : 0) + sum over neighbours of weights[i] * block[r][i]. */
 static inline void neighbour_sum(long rows, long width, long count, const Neighbour *around, float *out, int accumulate) {
   const long size = rows * width;
+  if (accumulate && count == 0) return;
   long start = 0;
   for (; divides_a_group(width) && start + GROUP <= size; start += GROUP) {
     Vector sum[8];

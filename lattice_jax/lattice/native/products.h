@@ -5,6 +5,7 @@
    multiples of 32 run at the machine's rate, remainders in narrower tiles. */
 #pragma once
 
+#include <stdint.h>
 #include <string.h>
 
 enum { LANES = 16, TILE_ROWS = 8 };
@@ -18,6 +19,47 @@ static inline __attribute__((always_inline)) Vector load(const float *from) {
 }
 
 static inline __attribute__((always_inline)) void store(float *to, Vector value) { memcpy(to, &value, sizeof value); }
+
+typedef int32_t Lanes __attribute__((vector_size(4 * LANES)));
+
+/* Swaps the off-diagonal blocks of `size` lanes between two rows: one stage of a transposition in registers. */
+static inline __attribute__((always_inline)) void exchange(Vector *upper, Vector *lower, const int size) {
+  Lanes to_upper, to_lower;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < LANES; lane++) {
+    to_upper[lane] = lane & size ? LANES + lane - size : lane;
+    to_lower[lane] = lane & size ? LANES + lane : lane + size;
+  }
+  const Vector before = *upper;
+  *upper = __builtin_shuffle(before, *lower, to_upper);
+  *lower = __builtin_shuffle(before, *lower, to_lower);
+}
+
+static inline __attribute__((always_inline)) void transpose_tile(const float *from, long from_row, float *to, long to_row) {
+  Vector rows[LANES];
+#pragma GCC unroll 16
+  for (int r = 0; r < LANES; r++) rows[r] = load(from + r * from_row);
+#pragma GCC unroll 4
+  for (int stage = 0; stage < 4; stage++)
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++)
+      if (!(r & (8 >> stage))) exchange(&rows[r], &rows[r + (8 >> stage)], 8 >> stage);
+#pragma GCC unroll 16
+  for (int r = 0; r < LANES; r++) store(to + r * to_row, rows[r]);
+}
+
+/* to[columns][rows] = from[rows][columns], transposed. */
+static inline void transpose(long rows, long columns, const float *from, float *to) {
+  for (long r = 0; r < rows; r += LANES)
+    for (long c = 0; c < columns; c += LANES) {
+      if (r + LANES <= rows && c + LANES <= columns) {
+        transpose_tile(from + r * columns + c, columns, to + c * rows + r, rows);
+        continue;
+      }
+      for (long i = r; i < rows && i < r + LANES; i++)
+        for (long j = c; j < columns && j < c + LANES; j++) to[j * rows + i] = from[i * columns + j];
+    }
+}
 
 typedef struct {
   const float *values;
