@@ -26,7 +26,7 @@ _SHARE_OF_MEMORY = 8
 """Stored values may take one part in so many of the machine's memory."""
 
 
-class _Pass(NamedTuple):
+class Pass(NamedTuple):
     """What a pass depends on beside its arrays; hashable, for `custom_vjp`."""
 
     config: LatticeConfig
@@ -97,7 +97,7 @@ def _with_receivers(table: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(part, np.int32) for part in (table, first, receivers)]
 
 
-def _arguments(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -> list:
+def _arguments(of: Pass, parameters: Parameters, injected: Array, fires: Array) -> list:
     """In the order of `enum Argument` in handlers.c."""
     with jax.ensure_compile_time_eval():
         on_face = np.asarray(face_mask(of.config.input_face, of.config.grid)).reshape(-1)
@@ -108,20 +108,20 @@ def _arguments(of: _Pass, parameters: Parameters, injected: Array, fires: Array)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _advance(of: _Pass, parameters: Parameters, injected: Array, fires: Array) -> tuple[Array, Array, Array]:
+def _advance(of: Pass, parameters: Parameters, injected: Array, fires: Array) -> tuple[Array, Array, Array]:
     workspace = of.sizes()[0]
     call = jax.ffi.ffi_call("lattice_answer", [*of.state(), _floats(workspace)])
     visible, memory, squares, _ = call(*_arguments(of, parameters, injected, fires))
     return visible, memory, squares
 
 
-def _advance_forward(of: _Pass, parameters: Parameters, injected: Array, fires: Array):
+def _advance_forward(of: Pass, parameters: Parameters, injected: Array, fires: Array):
     call = jax.ffi.ffi_call("lattice_forward", [*of.state(), _floats(of.sizes()[1]), _floats(of.versions_size())])
     visible, memory, squares, _, kept = call(*_arguments(of, parameters, injected, fires))
     return (visible, memory, squares), (parameters, injected, fires, kept)
 
 
-def _advance_backward(of: _Pass, residuals, gradients):
+def _advance_backward(of: Pass, residuals, gradients):
     parameters, injected, fires, kept = residuals
     names = list(cell.shapes(of.config.cell))
     results = [_floats(*parameters[name].shape) for name in names]
@@ -134,7 +134,7 @@ _advance.defvjp(_advance_forward, _advance_backward)
 
 
 @functools.cache
-def recomputes(of: _Pass) -> bool:
+def recomputes(of: Pass) -> bool:
     """Whether the backward pass computes each step again, as `lattice.remat` says."""
     if of.config.remat == "automatic":
         return 4 * of.versions_size() * _SHARE_OF_MEMORY > psutil.virtual_memory().total
@@ -156,7 +156,7 @@ def advance(
     """
     size, batch = config.grid, injected.shape[3]
     fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
-    of = _Pass(config, batch, fires.shape[4], firings, keeps=True)
+    of = Pass(config, batch, fires.shape[4], firings, keeps=True)
     of = of._replace(keeps=not recomputes(of))
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires))
     return State(visible, memory), squares

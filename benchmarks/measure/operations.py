@@ -1,0 +1,101 @@
+"""Floating-point operations and parameter traffic, counted from the settings.
+
+Contract: pure. Counted operations are those of the definition: 2 a weight, cell, lattice step and sample forward, 4 more
+backward; whatever skips or repeats work leaves them as they are. Executed ones are those that the engine can't avoid computing:
+it may skip cells that rest, and repeats the forward pass where it rematerialises.
+"""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from lattice_jax.config import Config, Engine, LatticeConfig
+from lattice_jax.lattice.cell import parameters_per_cell
+from lattice_jax.lattice.firing import Read, firing
+
+_FORWARD, _BACKWARD = 2, 4
+_NUMBER_BYTES = 4
+_OPTIMISER_VISITS = 9
+"""Gradient written, read for the norm and read again; two moments and the weights read and written."""
+
+
+def cells(config: LatticeConfig) -> int:
+    """Cells of the grid."""
+    return math.prod(dataclasses.astuple(config.grid))
+
+
+def counted(config: LatticeConfig, batch: int, *, training: bool) -> int:
+    """Operations of a training step, or of a forward pass, as the definition has them."""
+    each = _FORWARD + (_BACKWARD if training else 0)
+    return each * parameters_per_cell(config.cell) * cells(config) * config.steps * batch
+
+
+def firings(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""], read: Read) -> int:
+    """Cells that move for some sample, summed over the steps, with the masks that `key` draws."""
+    moves = np.asarray(firing(config, batch, sampled=sampled, key=key, read=read)) > 0
+    grid = (config.grid.depth, config.grid.height, config.grid.width)
+    return int(np.broadcast_to(moves.any((4, 5)), (config.steps, *grid)).sum())
+
+
+def computed_firings(
+    config: LatticeConfig, batch: int, *, engine: Engine, sampled: bool, key: Key[Array, ""], read: Read, devices: int = 1
+) -> int:
+    """Cell updates that the engine computes for the whole batch: those that move, or all, with the rows that pad the grid.
+
+    Messages count with the cell that makes them, though the native engine makes one only when it is heard.
+    """
+    if engine == "native":
+        return firings(config, batch, sampled=sampled, key=key, read=read)
+    height = -(-config.grid.height // devices) * devices
+    return config.steps * cells(config) // config.grid.height * height
+
+
+def executed(config: LatticeConfig, batch: int, computed: int, *, training: bool, recomputes: bool) -> int:
+    """Operations of `computed` cell updates for `batch` samples each; `recomputes`: forward once more in the backward pass."""
+    each = _FORWARD + ((_BACKWARD + _FORWARD * recomputes) if training else 0)
+    return each * parameters_per_cell(config.cell) * batch * computed
+
+
+def parameter_bytes(config: LatticeConfig, computed: int, *, training: bool) -> int:
+    """Bytes of weights, gradients and moments that a step moves at least, when none of them fits a cache.
+
+    A cell's weights are read once an update forward and once backward; the optimiser visits everything once.
+    """
+    weights = _NUMBER_BYTES * parameters_per_cell(config.cell)
+    passes = computed * (2 if training else 1)
+    return weights * (passes + (_OPTIMISER_VISITS * cells(config) if training else 0))
+
+
+def training_read(config: Config) -> Read:
+    """What the losses read, as `answer_questions` decides it."""
+    return "cube" if config.loss.internal_consistency > 0 else "output"
+
+
+def count(
+    config: Config,
+    batch: int,
+    *,
+    engine: Engine,
+    training: bool,
+    sampled: bool,
+    read: Read,
+    devices: int,
+    recomputes: bool,
+) -> dict:
+    """All of the above for one repeat, by name; a batch that is divided computes each part's cell updates."""
+    lattice = config.lattice
+    read = training_read(config) if training else read
+    part = (config.training.micro_batch if training else 0) or batch
+    key = jax.random.key(config.seed)
+    computed = computed_firings(lattice, part, engine=engine, sampled=sampled, key=key, read=read, devices=devices)
+    computed *= batch // part
+    return {
+        "counted_operations": counted(lattice, batch, training=training),
+        "executed_operations": executed(lattice, part, computed, training=training, recomputes=recomputes),
+        "cell_updates": computed,
+        "cell_updates_at_most": lattice.steps * cells(lattice),
+        "parameter_bytes_moved": parameter_bytes(lattice, computed, training=training),
+    }
