@@ -140,7 +140,7 @@ def test_expected_updates_and_rate_one_need_no_key_and_sampled_ones_depend_on_it
 
 
 def test_the_mean_of_sampled_steps_is_the_expected_step():
-    config = LatticeConfig(GridConfig(2, 2, 2), SMALL.cell, steps=1, minimum_arrival=0.0, injection="pulse")
+    config = LatticeConfig(GridConfig(2, 2, 2), SMALL.cell, SMALL.update, steps=1, minimum_arrival=0.0, injection="pulse")
     parameters, samples = cell_parameters(config), 4_000
     injected = jnp.broadcast_to(noise_like(jnp.zeros((1, 2, 2, 1, 3)), 2), (1, 2, 2, samples, 3))
     start = jnp.zeros((2, 2, 2, 1, 3)).at[:1].set(injected[:, :, :, :1])

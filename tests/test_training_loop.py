@@ -219,3 +219,38 @@ def test_next_step_is_dispatched_before_the_last_one_is_recorded():
     config = TrainingConfig(steps=4, batch_size=12, evaluate_every=3, patience=0)
     train(config, data=Data(task.load()[0]), monitor=Recorder())
     assert events == [0, "dispatch", "dispatch", 1, "dispatch", 2, 3, "dispatch", 4]
+
+
+@pytest.mark.parametrize("size", [1, 4, 12])
+def test_micro_batches_sum_up_to_the_step_of_the_whole_batch(size):
+    def quiet(params, batch, *, key):
+        del key
+        value = task.similarity(params, batch)
+        return 1 - value, {"similarity": value}
+
+    data, _ = task.load()
+    batch = {name: values[:12] for name, values in data.items()}
+    outcomes = []
+    for micro_batch in (0, size):
+        state, optimizer = start()
+        outcomes.append(make_train_step(quiet, optimizer, state, micro_batch=micro_batch)(state, batch, jax.random.key(1)))
+    (whole, metrics), (parts, parts_metrics) = outcomes
+    assert metrics["gradient_norm"] > 0.01
+    for found, expected in zip(jax.tree.leaves((parts, parts_metrics)), jax.tree.leaves((whole, metrics)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_micro_batch_draws_its_own_random_numbers():
+    def drawn(params, batch, *, key):
+        value = jax.random.uniform(key)
+        return 0 * task.similarity(params, batch) + value, {}
+
+    data, _ = task.load()
+    batch = {name: values[:4] for name, values in data.items()}
+    losses = []
+    for micro_batch in (0, 4, 2, 1):
+        state, optimizer = start()
+        losses.append(
+            float(make_train_step(drawn, optimizer, state, micro_batch=micro_batch)(state, batch, jax.random.key(1))[1]["loss"])
+        )
+    assert len(set(losses)) == 4
