@@ -13,7 +13,10 @@ from lattice_jax.lattice.firing import Read
 
 ROOT = Path(__file__).resolve().parents[2]
 
-Kind = Literal["training", "forward", "latency", "dense", "torch eager", "torch compiled", "cell modules", "cax"]
+Kind = Literal[
+    *("training", "forward", "latency", "dense"),
+    *("torch eager", "torch adjoint", "torch compiled", "cell modules", "cax"),
+]
 """'training': the whole training step. 'forward': codes to codes. 'latency': one question's embedding to its answer's. 'dense':
 the device's fastest large matrix product. The others are training steps of peers."""
 

@@ -140,8 +140,9 @@ def _peers(report: Mapping) -> str:
         "this lattice on the same cores. *Difference*: the largest in loss and gradients on a small cube, checked before "
         "timing. *lax.scan*: the package's own `engine scan`, which defines the lattice: XLA's autodiff of one `lax.scan` over "
         "the step, with adjoints by hand for the neighbour sums and the products; on two virtual devices the cells are "
-        "sharded. *PyTorch*: `peers/torch_lattice.py`, which gets its masks ready-made. *A module a cell*: "
-        "`peers/per_cell_modules.py`, measured at 1 and 2 lattice steps and continued along their line."
+        "sharded. *PyTorch*: `peers/torch_lattice.py`, which gets its masks ready-made; by plain autograd, and with the "
+        "adjoint of the neighbour sums written by hand. *A module a cell*: `peers/per_cell_modules.py`, measured at 1 and 2 "
+        "lattice steps and continued along their line."
     )
     if "one rule" in rows:
         text += f"\n\nOne rule shared by all cells:\n\n{versus_table(rows['one rule'])}"

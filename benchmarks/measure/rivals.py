@@ -103,7 +103,9 @@ def _module(case: Case, config: Config, parameters: Mapping[str, np.ndarray]):
         return CellModules(parameters, config.lattice)
     from benchmarks.peers.torch_lattice import TorchLattice
 
-    return TorchLattice(parameters, config.lattice, case.kind == "torch compiled", checkpoint=config.lattice.remat == "always")
+    checkpoint = config.lattice.remat == "always"
+    adjoint = case.kind == "torch adjoint"
+    return TorchLattice(parameters, config.lattice, case.kind == "torch compiled", checkpoint=checkpoint, adjoint=adjoint)
 
 
 def torch_decoder(text: Text) -> Callable:

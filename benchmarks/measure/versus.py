@@ -54,6 +54,7 @@ def peers(reference: Config, *, turns: int, tell: Tell) -> dict:
         "lax.scan, 1 device": Case("training", one_device, check=reference),
         f"lax.scan, {devices} devices": Case("training", scan, check=reference),
         "PyTorch, eager": Case("torch eager", reference, check=reference),
+        "PyTorch, eager, adjoint by hand": Case("torch adjoint", reference, check=reference),
         "PyTorch, compiled": Case("torch compiled", reference, check=reference),
         "PyTorch, a module a cell": Case("cell modules", reference, check=reference),
     }

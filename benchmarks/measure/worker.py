@@ -35,6 +35,7 @@ _BUILDERS = {
     "latency": workload.latency,
     "dense": workload.dense,
     "torch eager": rivals.torch_training,
+    "torch adjoint": rivals.torch_training,
     "torch compiled": rivals.torch_training,
     "cell modules": rivals.cell_modules,
     "cax": rivals.cax,
