@@ -1,6 +1,9 @@
 """The main job: a cube of 2,475 cells learns to answer AI/ML questions in the space of MPNet.
 
 bin/train --config configs/phase3.py
+
+About five minutes on two CPU cores once the packages are there; held-out similarity 0.640, mean reciprocal rank 0.679
+(benchmarks/results/phase3.json).
 """
 
 from lattice_jax.config import Config, TrainingConfig

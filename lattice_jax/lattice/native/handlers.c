@@ -1,6 +1,6 @@
 /* How XLA calls the compiled lattice: buffers in a fixed order in, results out (XLA's foreign-function interface, in C).
 
-   Contract: the Python side (lattice_jax/lattice/native.py) passes what the comments at `read_lattice` name, in that order and
+   Contract: the Python side (engine.py) passes what the comments at `read_lattice` name, in that order and
    with sizes that it asked `native_sizes` for. */
 #include <stdio.h>
 
@@ -8,25 +8,60 @@
 #include "xla/ffi/api/c_api.h"
 
 /* The whole numbers that describe a pass, in the order in which Python passes them. */
-enum Setting { CELLS, BATCH, CHANNELS, HIDDEN, STEPS, THREADS, HELD, RESIDUAL, BOUNDED, KEPT, PERCEIVED, GATED, FIRES_BATCH, SETTINGS };
+enum Setting {
+  CELLS,
+  BATCH,
+  CHANNELS,
+  HIDDEN,
+  STEPS,
+  THREADS,
+  HELD,
+  RESIDUAL,
+  BOUNDED,
+  KEPT,
+  PERCEIVED,
+  GATED,
+  FIRES_BATCH,
+  SETTINGS
+};
 
-static Lattice describe(const int32_t *settings) {
+static Lattice describe(const int32_t* settings) {
   const long channels = settings[CHANNELS], hidden = settings[HIDDEN];
   const long perceived = settings[PERCEIVED], gated = settings[GATED];
   return (Lattice){
-      .cells = settings[CELLS], .batch = settings[BATCH], .channels = channels, .hidden = hidden, .steps = settings[STEPS],
-      .threads = settings[THREADS], .held = settings[HELD], .residual = settings[RESIDUAL], .bounded = settings[BOUNDED],
-      .kept = settings[KEPT], .fires_batch = settings[FIRES_BATCH], .perception = {.count = perceived}, .gate = {.count = gated},
-      .sizes = {[PERCEPTION] = perceived * channels, [CONTENT_SCALE] = 2 * channels, [CONTENT_KERNEL] = 2 * channels * hidden,
-                [CONTENT_BIAS] = hidden, [MESSAGE_SCALE] = 2 * channels, [MESSAGE_KERNEL] = 2 * channels * hidden,
-                [MESSAGE_BIAS] = hidden, [GATE_SCALE] = hidden, [GATE] = gated * hidden, [GATE_BIAS] = hidden,
-                [CANDIDATE_KERNEL] = hidden * channels, [CANDIDATE_BIAS] = channels, [MEMORY_KERNEL] = 2 * channels * channels,
-                [MEMORY_BIAS] = channels, [STEP_SIZE] = channels},
+      .cells = settings[CELLS],
+      .batch = settings[BATCH],
+      .channels = channels,
+      .hidden = hidden,
+      .steps = settings[STEPS],
+      .threads = settings[THREADS],
+      .held = settings[HELD],
+      .residual = settings[RESIDUAL],
+      .bounded = settings[BOUNDED],
+      .kept = settings[KEPT],
+      .fires_batch = settings[FIRES_BATCH],
+      .perception = {.count = perceived},
+      .gate = {.count = gated},
+      .sizes = {[PERCEPTION] = perceived * channels,
+                [CONTENT_SCALE] = 2 * channels,
+                [CONTENT_KERNEL] = 2 * channels * hidden,
+                [CONTENT_BIAS] = hidden,
+                [MESSAGE_SCALE] = 2 * channels,
+                [MESSAGE_KERNEL] = 2 * channels * hidden,
+                [MESSAGE_BIAS] = hidden,
+                [GATE_SCALE] = hidden,
+                [GATE] = gated * hidden,
+                [GATE_BIAS] = hidden,
+                [CANDIDATE_KERNEL] = hidden * channels,
+                [CANDIDATE_BIAS] = channels,
+                [MEMORY_KERNEL] = 2 * channels * channels,
+                [MEMORY_BIAS] = channels,
+                [STEP_SIZE] = channels},
   };
 }
 
 /* Floats of the forward workspace without and with versions, of the backward one, and of one version. */
-void native_sizes(const int32_t *settings, int64_t *sizes) {
+void native_sizes(const int32_t* settings, int64_t* sizes) {
   const Lattice lattice = describe(settings);
   sizes[0] = forward_workspace_size(&lattice, 0);
   sizes[1] = forward_workspace_size(&lattice, 1);
@@ -34,12 +69,12 @@ void native_sizes(const int32_t *settings, int64_t *sizes) {
   sizes[3] = version_size(&lattice);
 }
 
-static void *argument(const XLA_FFI_CallFrame *frame, int index) { return ((XLA_FFI_Buffer *)frame->args.args[index])->data; }
+static void* argument(const XLA_FFI_CallFrame* frame, int index) { return ((XLA_FFI_Buffer*)frame->args.args[index])->data; }
 
-static void *result(const XLA_FFI_CallFrame *frame, int index) { return ((XLA_FFI_Buffer *)frame->rets.rets[index])->data; }
+static void* result(const XLA_FFI_CallFrame* frame, int index) { return ((XLA_FFI_Buffer*)frame->rets.rets[index])->data; }
 
-static long result_size(const XLA_FFI_CallFrame *frame, int index) {
-  const XLA_FFI_Buffer *buffer = frame->rets.rets[index];
+static long result_size(const XLA_FFI_CallFrame* frame, int index) {
+  const XLA_FFI_Buffer* buffer = frame->rets.rets[index];
   long size = 1;
   for (int64_t axis = 0; axis < buffer->rank; axis++) size *= buffer->dims[axis];
   return size;
@@ -61,10 +96,10 @@ enum Argument {
   BACKWARD_ARGUMENTS = WEIGHTS + PARAMETERS
 };
 
-static Lattice read_lattice(const XLA_FFI_CallFrame *frame) {
+static Lattice read_lattice(const XLA_FFI_CallFrame* frame) {
   Lattice lattice = describe(argument(frame, SETTINGS_ARGUMENT));
-  lattice.epsilon = *(const float *)argument(frame, EPSILON);
-  Neighbourhood *both[] = {&lattice.perception, &lattice.gate};
+  lattice.epsilon = *(const float*)argument(frame, EPSILON);
+  Neighbourhood* both[] = {&lattice.perception, &lattice.gate};
   for (int n = 0; n < 2; n++) {
     both[n]->table = argument(frame, PERCEPTION_TABLE + 3 * n);
     both[n]->first = argument(frame, PERCEPTION_FIRST + 3 * n);
@@ -78,16 +113,16 @@ static Lattice read_lattice(const XLA_FFI_CallFrame *frame) {
 }
 
 /* XLA asks once, before the first call, which version of its interface this is built for. */
-static int answers_query(const XLA_FFI_CallFrame *frame) {
-  const XLA_FFI_Extension_Base *extension = frame->extension_start;
+static int answers_query(const XLA_FFI_CallFrame* frame) {
+  const XLA_FFI_Extension_Base* extension = frame->extension_start;
   if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
-  XLA_FFI_Metadata *metadata = ((const XLA_FFI_Metadata_Extension *)extension)->metadata;
+  XLA_FFI_Metadata* metadata = ((const XLA_FFI_Metadata_Extension*)extension)->metadata;
   metadata->api_version.major_version = XLA_FFI_API_MAJOR;
   metadata->api_version.minor_version = XLA_FFI_API_MINOR;
   return 1;
 }
 
-static XLA_FFI_Error *report(const XLA_FFI_CallFrame *frame, const char *problem) {
+static XLA_FFI_Error* report(const XLA_FFI_CallFrame* frame, const char* problem) {
   if (!problem) return NULL;
   XLA_FFI_Error_Create_Args error = {
       .struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE, .message = problem, .errc = XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
@@ -95,7 +130,7 @@ static XLA_FFI_Error *report(const XLA_FFI_CallFrame *frame, const char *problem
 }
 
 /* Results: visible, memory, squares, workspace. */
-XLA_FFI_Error *lattice_answer(XLA_FFI_CallFrame *frame) {
+XLA_FFI_Error* lattice_answer(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
   const Lattice lattice = read_lattice(frame);
   const Forward forward = {
@@ -104,17 +139,21 @@ XLA_FFI_Error *lattice_answer(XLA_FFI_CallFrame *frame) {
 }
 
 /* Results: visible, memory, squares, workspace, versions. */
-XLA_FFI_Error *lattice_forward(XLA_FFI_CallFrame *frame) {
+XLA_FFI_Error* lattice_forward(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
   const Lattice lattice = read_lattice(frame);
-  const Forward forward = {.visible = result(frame, 0), .memory = result(frame, 1), .squares = result(frame, 2),
-                           .workspace = result(frame, 3), .versions = result(frame, 4), .versions_size = result_size(frame, 4)};
+  const Forward forward = {.visible = result(frame, 0),
+                           .memory = result(frame, 1),
+                           .squares = result(frame, 2),
+                           .workspace = result(frame, 3),
+                           .versions = result(frame, 4),
+                           .versions_size = result_size(frame, 4)};
   return report(frame, propagate_forward(&lattice, &forward));
 }
 
 /* More arguments: versions, gradients of visible, memory and squares. Results: gradients of the weights and of what was
    injected, workspace. */
-XLA_FFI_Error *lattice_backward(XLA_FFI_CallFrame *frame) {
+XLA_FFI_Error* lattice_backward(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
   const Lattice lattice = read_lattice(frame);
   Backward backward = {.versions = argument(frame, BACKWARD_ARGUMENTS),

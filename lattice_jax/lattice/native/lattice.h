@@ -30,9 +30,9 @@ enum Parameter {
 /* Who reads whom. A table row lists a cell's neighbours by offset, -1 for nothing there; the receivers are its inverse. */
 typedef struct {
   long count;
-  const int32_t *table;     /* [cells][count] */
-  const int32_t *first;     /* [cells + 1]: where each cell's receivers begin */
-  const int32_t *receivers; /* [.][2]: the receiving cell, and the offset's number there */
+  const int32_t* table;     /* [cells][count] */
+  const int32_t* first;     /* [cells + 1]: where each cell's receivers begin */
+  const int32_t* receivers; /* [.][2]: the receiving cell, and the offset's number there */
 } Neighbourhood;
 
 typedef struct {
@@ -40,37 +40,37 @@ typedef struct {
   int threads, held, residual, bounded;
   int kept; /* whether what each firing computed is kept for the backward pass, or computed again there */
   float epsilon;
-  const float *weights[PARAMETERS];
+  const float* weights[PARAMETERS];
   long sizes[PARAMETERS]; /* of one cell */
   Neighbourhood perception, gate;
-  const float *fires; /* [steps][cells][fires_batch] */
+  const float* fires; /* [steps][cells][fires_batch] */
   long fires_batch;
-  const float *injected;     /* [face cells][batch][channels] */
-  const int32_t *face_index; /* [cells], -1 off the face */
+  const float* injected;     /* [face cells][batch][channels] */
+  const int32_t* face_index; /* [cells], -1 off the face */
 } Lattice;
 
 typedef struct {
   float *visible, *memory; /* the last state, [cells][batch][channels] */
-  float *squares;          /* [steps][2][batch]: of the change of the visible channels, and of these themselves */
-  float *versions;         /* for the backward pass, or NULL where none will follow */
+  float* squares;          /* [steps][2][batch]: of the change of the visible channels, and of these themselves */
+  float* versions;         /* for the backward pass, or NULL where none will follow */
   long versions_size;      /* in floats */
-  float *workspace;
+  float* workspace;
 } Forward;
 
 typedef struct {
-  const float *versions;
+  const float* versions;
   const float *visible_gradient, *memory_gradient; /* of the last state */
-  const float *squares_gradient;                   /* [steps][2][batch]; the second row has none */
-  float *gradients[PARAMETERS];
-  float *injected_gradient;
-  float *workspace;
+  const float* squares_gradient;                   /* [steps][2][batch]; the second row has none */
+  float* gradients[PARAMETERS];
+  float* injected_gradient;
+  float* workspace;
 } Backward;
 
 /* Floats that the workspaces and one version must hold. */
-long forward_workspace_size(const Lattice *lattice, int with_versions);
-long backward_workspace_size(const Lattice *lattice);
-long version_size(const Lattice *lattice);
+long forward_workspace_size(const Lattice* lattice, int with_versions);
+long backward_workspace_size(const Lattice* lattice);
+long version_size(const Lattice* lattice);
 
 /* NULL, or what went wrong. */
-const char *propagate_forward(const Lattice *lattice, const Forward *forward);
-const char *propagate_backward(const Lattice *lattice, const Backward *backward);
+const char* propagate_forward(const Lattice* lattice, const Forward* forward);
+const char* propagate_backward(const Lattice* lattice, const Backward* backward);

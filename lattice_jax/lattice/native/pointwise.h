@@ -38,7 +38,7 @@ static const float GELU_CUBIC = 0.044715f;
 static inline float gelu(float z) { return z * sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z)); }
 
 /* The activation and its derivative, from one exponential. */
-static inline void gelu_and_slope(long size, const float *restrict values, float *restrict active, float *restrict slope) {
+static inline void gelu_and_slope(long size, const float* restrict values, float* restrict active, float* restrict slope) {
   for (long i = 0; i < size; i++) {
     const float z = values[i], s = sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z));
     active[i] = z * s;
@@ -46,27 +46,27 @@ static inline void gelu_and_slope(long size, const float *restrict values, float
   }
 }
 
-static inline float inverse_root_mean_square(const float *row, long width, float epsilon) {
+static inline float inverse_root_mean_square(const float* row, long width, float epsilon) {
   float squares = 0;
   for (long i = 0; i < width; i++) squares += row[i] * row[i];
   return 1.0f / sqrtf(squares / (float)width + epsilon);
 }
 
 /* out = values / rms(values) * scale, row by row; `out` may be `values`. */
-static inline void normalise(long rows, long width, const float *values, const float *scale, float epsilon, float *out) {
+static inline void normalise(long rows, long width, const float* values, const float* scale, float epsilon, float* out) {
   for (long r = 0; r < rows; r++) {
-    const float *row = values + r * width;
+    const float* row = values + r * width;
     const float inverse = inverse_root_mean_square(row, width, epsilon);
     for (long i = 0; i < width; i++) out[r * width + i] = row[i] * inverse * scale[i];
   }
 }
 
 /* The adjoint of `normalise`: `gradient` becomes that of `values`, in place, and that of `scale` is added up. */
-static inline void normalise_backward(long rows, long width, const float *values, const float *scale, float epsilon,
-                                      float *gradient, float *scale_gradient) {
+static inline void normalise_backward(long rows, long width, const float* values, const float* scale, float epsilon,
+                                      float* gradient, float* scale_gradient) {
   for (long r = 0; r < rows; r++) {
-    const float *row = values + r * width;
-    float *restrict change = gradient + r * width;
+    const float* row = values + r * width;
+    float* restrict change = gradient + r * width;
     const float inverse = inverse_root_mean_square(row, width, epsilon);
     float along = 0;
     for (long i = 0; i < width; i++) along += row[i] * scale[i] * change[i];
@@ -78,7 +78,7 @@ static inline void normalise_backward(long rows, long width, const float *values
   }
 }
 
-static inline void add_rows(long rows, long width, const float *block, float *restrict sum) {
+static inline void add_rows(long rows, long width, const float* block, float* restrict sum) {
   for (long r = 0; r < rows; r++)
     for (long i = 0; i < width; i++) sum[i] += block[r * width + i];
 }
@@ -94,7 +94,7 @@ enum { GROUP = 8 * LANES };
 static inline int divides_a_group(long width) { return width % LANES == 0 && GROUP % width == 0; }
 
 /* out[r][i] = (accumulate ? out : 0) + sum over neighbours of weights[i] * block[r][i]. */
-static inline void neighbour_sum(long rows, long width, long count, const Neighbour *around, float *out, int accumulate) {
+static inline void neighbour_sum(long rows, long width, long count, const Neighbour* around, float* out, int accumulate) {
   const long size = rows * width;
   if (accumulate && count == 0) return;
   long start = 0;
@@ -122,7 +122,7 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
 }
 
 /* sum[i] += sum over rows of gradient[r][i] * block[r][i]: what one neighbour's weights are to change by. */
-static inline void neighbour_product(long rows, long width, const float *gradient, const float *block, float *restrict sum) {
+static inline void neighbour_product(long rows, long width, const float* gradient, const float* block, float* restrict sum) {
   const long size = rows * width;
   long start = 0;
   if (divides_a_group(width) && size >= GROUP) {
@@ -132,7 +132,7 @@ static inline void neighbour_product(long rows, long width, const float *gradien
       for (int q = 0; q < 8; q++) part[q] += load(gradient + start + q * LANES) * load(block + start + q * LANES);
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) {
-      float *to = sum + (q * LANES) % width;
+      float* to = sum + (q * LANES) % width;
       store(to, load(to) + part[q]);
     }
   }

@@ -12,18 +12,18 @@ enum { LANES = 16, TILE_ROWS = 8 };
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 
-static inline __attribute__((always_inline)) Vector load(const float *from) {
+static inline __attribute__((always_inline)) Vector load(const float* from) {
   Vector value;
   memcpy(&value, from, sizeof value);
   return value;
 }
 
-static inline __attribute__((always_inline)) void store(float *to, Vector value) { memcpy(to, &value, sizeof value); }
+static inline __attribute__((always_inline)) void store(float* to, Vector value) { memcpy(to, &value, sizeof value); }
 
 typedef int32_t Lanes __attribute__((vector_size(4 * LANES)));
 
 /* Swaps the off-diagonal blocks of `size` lanes between two rows: one stage of a transposition in registers. */
-static inline __attribute__((always_inline)) void exchange(Vector *upper, Vector *lower, const int size) {
+static inline __attribute__((always_inline)) void exchange(Vector* upper, Vector* lower, const int size) {
   Lanes to_upper, to_lower;
 #pragma GCC unroll 16
   for (int lane = 0; lane < LANES; lane++) {
@@ -35,7 +35,7 @@ static inline __attribute__((always_inline)) void exchange(Vector *upper, Vector
   *lower = __builtin_shuffle(before, *lower, to_lower);
 }
 
-static inline __attribute__((always_inline)) void transpose_tile(const float *from, long from_row, float *to, long to_row) {
+static inline __attribute__((always_inline)) void transpose_tile(const float* from, long from_row, float* to, long to_row) {
   Vector rows[LANES];
 #pragma GCC unroll 16
   for (int r = 0; r < LANES; r++) rows[r] = load(from + r * from_row);
@@ -49,7 +49,7 @@ static inline __attribute__((always_inline)) void transpose_tile(const float *fr
 }
 
 /* to[columns][rows] = from[rows][columns], transposed. */
-static inline void transpose(long rows, long columns, const float *from, float *to) {
+static inline void transpose(long rows, long columns, const float* from, float* to) {
   for (long r = 0; r < rows; r += LANES)
     for (long c = 0; c < columns; c += LANES) {
       if (r + LANES <= rows && c + LANES <= columns) {
@@ -62,7 +62,7 @@ static inline void transpose(long rows, long columns, const float *from, float *
 }
 
 typedef struct {
-  const float *values;
+  const float* values;
   long row, column; /* distances between neighbouring rows and columns */
 } Operand;
 
@@ -73,12 +73,12 @@ typedef struct {
 } Upcoming;
 
 /* One tile of C, held in registers over the whole depth. `rows` and `vectors` are literals at every call. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, long depth, Operand a,
-                                                       const float *b, long b_row, float *c, long c_row,
-                                                       const float *bias, int accumulate, Upcoming *upcoming) {
+static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, long depth, Operand a, const float* b,
+                                                       long b_row, float* c, long c_row, const float* bias, int accumulate,
+                                                       Upcoming* upcoming) {
   enum { LINE = 64 / sizeof(float) };
   const int lines = rows == 1 ? 2 : 1;
-  const float *coming = upcoming->next;
+  const float* coming = upcoming->next;
   const long step = coming < upcoming->end ? lines * LINE : 0;
   Vector sum[TILE_ROWS][2];
 #pragma GCC unroll 8
@@ -107,9 +107,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
 }
 
 /* All rows of a strip of C that is `vectors` vectors wide. */
-static inline __attribute__((always_inline)) void strip(const int vectors, long rows, long depth, Operand a,
-                                                        const float *b, long b_row, float *c, long c_row,
-                                                        const float *bias, int accumulate, Upcoming *upcoming) {
+static inline __attribute__((always_inline)) void strip(const int vectors, long rows, long depth, Operand a, const float* b,
+                                                        long b_row, float* c, long c_row, const float* bias, int accumulate,
+                                                        Upcoming* upcoming) {
   long r = 0;
   for (; r + 8 <= rows; r += 8, a.values += 8 * a.row, c += 8 * c_row)
     tile(8, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
@@ -120,8 +120,8 @@ static inline __attribute__((always_inline)) void strip(const int vectors, long 
 }
 
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
-static void multiply(long rows, long columns, long depth, Operand a, const float *b, long b_row, float *c, long c_row,
-                     const float *bias, int accumulate, Upcoming upcoming) {
+static void multiply(long rows, long columns, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
+                     const float* bias, int accumulate, Upcoming upcoming) {
   long j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
     strip(2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);

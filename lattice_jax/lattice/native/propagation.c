@@ -7,27 +7,38 @@
 
 enum { CELLS_AT_ONCE = 15 };
 
-long version_size(const Lattice *lattice) {
+long version_size(const Lattice* lattice) {
   const long state = 2 * lattice->batch * lattice->channels;
   return !lattice->kept ? state : state + lattice->batch * (3 * lattice->channels + 2 * lattice->hidden);
 }
 
-static long scratch_size(const Lattice *lattice) { return lattice->batch * (9 * lattice->channels + 6 * lattice->hidden); }
+static long scratch_size(const Lattice* lattice) { return lattice->batch * (9 * lattice->channels + 6 * lattice->hidden); }
 
-static Scratch make_scratch(const Lattice *lattice, float *memory, Neighbour *around) {
+static Scratch make_scratch(const Lattice* lattice, float* memory, Neighbour* around) {
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
   float *both = memory, *change = both + 2 * narrow, *small = change + 2 * narrow, *goal = small + narrow;
   float *perceived = goal + narrow, *proposed = perceived + narrow, *forget = proposed + narrow, *gate = forget + narrow;
   return (Scratch){
-      .both = both, .change = change, .small = small, .goal = goal, .around = around,
-      .gate = gate, .gated = gate + wide, .active = gate + 2 * wide, .slope = gate + 3 * wide,
-      .own = {.perceived = perceived, .proposed = proposed, .forget = forget, .message = gate + 4 * wide, .content = gate + 5 * wide},
+      .both = both,
+      .change = change,
+      .small = small,
+      .goal = goal,
+      .around = around,
+      .gate = gate,
+      .gated = gate + wide,
+      .active = gate + 2 * wide,
+      .slope = gate + 3 * wide,
+      .own = {.perceived = perceived,
+              .proposed = proposed,
+              .forget = forget,
+              .message = gate + 4 * wide,
+              .content = gate + 5 * wide},
   };
 }
 
 /* Neighbours that any one cell reads, or is read by, at most. */
-static long largest_neighbourhood(const Lattice *lattice) {
-  const Neighbourhood *both[] = {&lattice->perception, &lattice->gate};
+static long largest_neighbourhood(const Lattice* lattice) {
+  const Neighbourhood* both[] = {&lattice->perception, &lattice->gate};
   long largest = 0;
   for (int n = 0; n < 2; n++) {
     if (both[n]->count > largest) largest = both[n]->count;
@@ -41,25 +52,25 @@ static long largest_neighbourhood(const Lattice *lattice) {
 
 typedef struct {
   Pass pass;
-  const Forward *forward;
-  const Backward *backward;
+  const Forward* forward;
+  const Backward* backward;
   pthread_barrier_t phase_end;
-  atomic_long *next; /* one counter a phase */
+  atomic_long* next; /* one counter a phase */
   long phase_count;
-  float *scratch;
-  Neighbour *around;
+  float* scratch;
+  Neighbour* around;
   long largest;
 } Job;
 
 typedef struct {
-  Job *job;
+  Job* job;
   int number;
 } Worker;
 
-typedef void Work(const Job *job, long t, long cell, Scratch *scratch);
+typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
 
 /* All threads take cells until none is left, and wait for each other. `phase` is a number that no other phase has. */
-static void in_parallel(Job *job, long phase, Work *work, long t, const int32_t *cells, long count, Scratch *scratch) {
+static void in_parallel(Job* job, long phase, Work* work, long t, const int32_t* cells, long count, Scratch* scratch) {
   for (;;) {
     const long start = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
     if (start >= count) break;
@@ -72,21 +83,22 @@ static void in_parallel(Job *job, long phase, Work *work, long t, const int32_t 
   pthread_barrier_wait(&job->phase_end);
 }
 
-static Scratch scratch_of(const Worker *worker) {
-  Job *job = worker->job;
-  const Lattice *lattice = job->pass.lattice;
-  return make_scratch(lattice, job->scratch + worker->number * scratch_size(lattice), job->around + worker->number * job->largest);
+static Scratch scratch_of(const Worker* worker) {
+  Job* job = worker->job;
+  const Lattice* lattice = job->pass.lattice;
+  return make_scratch(lattice, job->scratch + worker->number * scratch_size(lattice),
+                      job->around + worker->number * job->largest);
 }
 
 /* Runs `body` on every thread; the calling one is number 0. */
-static const char *run(Job *job, long phases, void *(*body)(void *)) {
+static const char* run(Job* job, long phases, void* (*body)(void*)) {
   const int threads = job->pass.lattice->threads;
-  pthread_t *handles = malloc(sizeof(pthread_t) * threads);
-  Worker *workers = malloc(sizeof(Worker) * threads);
+  pthread_t* handles = malloc(sizeof(pthread_t) * threads);
+  Worker* workers = malloc(sizeof(Worker) * threads);
   job->largest = largest_neighbourhood(job->pass.lattice);
   job->next = calloc(phases, sizeof(atomic_long));
   job->around = malloc(sizeof(Neighbour) * threads * job->largest);
-  const char *problem = handles && workers && job->next && job->around ? NULL : "there is no memory for the threads' tables";
+  const char* problem = handles && workers && job->next && job->around ? NULL : "there is no memory for the threads' tables";
   if (!problem) {
     pthread_barrier_init(&job->phase_end, NULL, threads);
     for (int i = 0; i < threads; i++) {
@@ -99,21 +111,21 @@ static const char *run(Job *job, long phases, void *(*body)(void *)) {
   }
   free(handles);
   free(workers);
-  free((void *)job->next);
+  free((void*)job->next);
   free(job->around);
   return problem;
 }
 
 /* ---- forward ---- */
 
-long forward_workspace_size(const Lattice *lattice, int with_versions) {
+long forward_workspace_size(const Lattice* lattice, int with_versions) {
   const long kept_states = with_versions ? 0 : 2 * lattice->cells * version_size(lattice);
   return kept_states + lattice->cells * lattice->batch * (lattice->hidden + 2) + lattice->threads * scratch_size(lattice);
 }
 
-static void start_cell(const Job *job, long t, long cell, Scratch *scratch) {
-  const Pass *pass = &job->pass;
-  const Lattice *lattice = pass->lattice;
+static void start_cell(const Job* job, long t, long cell, Scratch* scratch) {
+  const Pass* pass = &job->pass;
+  const Lattice* lattice = pass->lattice;
   const long narrow = lattice->batch * lattice->channels;
   const Version held = version(pass, t, cell, scratch);
   const int32_t face = lattice->face_index[cell];
@@ -124,42 +136,44 @@ static void start_cell(const Job *job, long t, long cell, Scratch *scratch) {
   memset(held.memory, 0, sizeof(float) * narrow);
   for (long b = 0; b < lattice->batch; b++) {
     float power = 0;
-    for (long c = 0; c < lattice->channels; c++) power += held.visible[b * lattice->channels + c] * held.visible[b * lattice->channels + c];
+    for (long c = 0; c < lattice->channels; c++)
+      power += held.visible[b * lattice->channels + c] * held.visible[b * lattice->channels + c];
     pass->power[cell * lattice->batch + b] = power;
   }
 }
 
-static void send_cell(const Job *job, long t, long cell, Scratch *scratch) {
+static void send_cell(const Job* job, long t, long cell, Scratch* scratch) {
   compute_message(&job->pass, t, cell, scratch);
   send(&job->pass, cell, version(&job->pass, t, cell, scratch).message);
 }
 
-static void fire_cell(const Job *job, long t, long cell, Scratch *scratch) { fire(&job->pass, t, cell, scratch); }
+static void fire_cell(const Job* job, long t, long cell, Scratch* scratch) { fire(&job->pass, t, cell, scratch); }
 
 /* In the order of the cells, whoever computed them, so that runs are repeatable. */
-static void sum_squares(const Job *job, long t) {
-  const Lattice *lattice = job->pass.lattice;
-  const Plan *plan = &job->pass.plan;
+static void sum_squares(const Job* job, long t) {
+  const Lattice* lattice = job->pass.lattice;
+  const Plan* plan = &job->pass.plan;
   const long batch = lattice->batch;
   float *change = job->forward->squares + 2 * t * batch, *power = change + batch;
   memset(change, 0, sizeof(float) * 2 * batch);
   add_rows(lattice->cells, batch, job->pass.power, power);
-  for (long i = 0; i < plan->firing_count[t]; i++) add_rows(1, batch, job->pass.change + plan->firing[t * lattice->cells + i] * batch, change);
+  for (long i = 0; i < plan->firing_count[t]; i++)
+    add_rows(1, batch, job->pass.change + plan->firing[t * lattice->cells + i] * batch, change);
 }
 
-static void finish_cell(const Job *job, long t, long cell, Scratch *scratch) {
-  const Lattice *lattice = job->pass.lattice;
+static void finish_cell(const Job* job, long t, long cell, Scratch* scratch) {
+  const Lattice* lattice = job->pass.lattice;
   const long narrow = lattice->batch * lattice->channels;
   const Version held = version(&job->pass, t, cell, scratch);
   memcpy(job->forward->visible + cell * narrow, held.visible, sizeof(float) * narrow);
   memcpy(job->forward->memory + cell * narrow, held.memory, sizeof(float) * narrow);
 }
 
-static void *forward_body(void *argument) {
-  const Worker *worker = argument;
-  Job *job = worker->job;
-  const Lattice *lattice = job->pass.lattice;
-  const Plan *plan = &job->pass.plan;
+static void* forward_body(void* argument) {
+  const Worker* worker = argument;
+  Job* job = worker->job;
+  const Lattice* lattice = job->pass.lattice;
+  const Plan* plan = &job->pass.plan;
   Scratch scratch = scratch_of(worker);
   in_parallel(job, 0, start_cell, 0, NULL, lattice->cells, &scratch);
   for (long t = 0; t < lattice->steps; t++) {
@@ -171,15 +185,15 @@ static void *forward_body(void *argument) {
   return NULL;
 }
 
-const char *propagate_forward(const Lattice *lattice, const Forward *forward) {
+const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
   Job job = {.pass = {.lattice = lattice}, .forward = forward};
-  Pass *pass = &job.pass;
+  Pass* pass = &job.pass;
   if (!make_plan(&pass->plan, lattice, forward->versions == NULL)) return "there is no memory for the plan of the pass";
   const long size = version_size(lattice);
-  const char *problem = NULL;
+  const char* problem = NULL;
   if (forward->versions && pass->plan.versions * size > forward->versions_size)
     problem = "more cells fire than the buffer for their versions was made for";
-  float *free_space = forward->workspace;
+  float* free_space = forward->workspace;
   pass->versions = forward->versions;
   if (!forward->versions) {
     pass->versions = free_space;
@@ -196,35 +210,40 @@ const char *propagate_forward(const Lattice *lattice, const Forward *forward) {
 
 /* ---- backward ---- */
 
-long backward_workspace_size(const Lattice *lattice) {
-  const long narrow = lattice->cells * lattice->batch * lattice->channels, wide = lattice->cells * lattice->batch * lattice->hidden;
-  return lattice->cells * transposed_size(lattice) + 3 * narrow + (lattice->kept ? 3 : 4) * wide + lattice->threads * scratch_size(lattice);
+long backward_workspace_size(const Lattice* lattice) {
+  const long narrow = lattice->cells * lattice->batch * lattice->channels,
+             wide = lattice->cells * lattice->batch * lattice->hidden;
+  return lattice->cells * transposed_size(lattice) + 3 * narrow + (lattice->kept ? 3 : 4) * wide +
+         lattice->threads * scratch_size(lattice);
 }
 
 /* Has the cell's message as its neighbours heard it in step t. */
-static void send_again(const Job *job, long t, long cell, Scratch *scratch) {
-  const Pass *pass = &job->pass;
+static void send_again(const Job* job, long t, long cell, Scratch* scratch) {
+  const Pass* pass = &job->pass;
   if (!pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]]) return;
   if (!pass->lattice->kept) compute_message(pass, t, cell, scratch);
   send(pass, cell, version(pass, t, cell, scratch).message);
 }
 
-static void start_cell_backward(const Job *job, long t, long cell, Scratch *scratch) {
-  const Pass *pass = &job->pass;
-  const Lattice *lattice = pass->lattice;
+static void start_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
+  const Pass* pass = &job->pass;
+  const Lattice* lattice = pass->lattice;
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
-  for (enum Parameter name = 0; name < PARAMETERS; name++) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
+  for (enum Parameter name = 0; name < PARAMETERS; name++)
+    memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
   memcpy(pass->visible_gradient + cell * narrow, job->backward->visible_gradient + cell * narrow, sizeof(float) * narrow);
   memcpy(pass->memory_gradient + cell * narrow, job->backward->memory_gradient + cell * narrow, sizeof(float) * narrow);
   memset(pass->sent_gradient + cell * wide, 0, sizeof(float) * wide);
   send_again(job, t, cell, scratch);
 }
 
-static void fire_cell_backward(const Job *job, long t, long cell, Scratch *scratch) { fire_backward(&job->pass, t, cell, scratch); }
+static void fire_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
+  fire_backward(&job->pass, t, cell, scratch);
+}
 
 /* After all who fired: what they send back, and where this cell's state was new in step t, the message that it made of it. */
-static void hear_back(const Job *job, long t, long cell, Scratch *scratch) {
-  const Pass *pass = &job->pass;
+static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
+  const Pass* pass = &job->pass;
   const long cells = pass->lattice->cells;
   const int is_new = t == 0 || pass->plan.fires[(t - 1) * cells + cell];
   gather(pass, t, cell, scratch);
@@ -232,20 +251,21 @@ static void hear_back(const Job *job, long t, long cell, Scratch *scratch) {
   if (is_new && t > 0) send_again(job, t - 1, cell, scratch);
 }
 
-static void finish_cell_backward(const Job *job, long t, long cell, Scratch *scratch) {
+static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
   (void)t, (void)scratch;
-  const Lattice *lattice = job->pass.lattice;
+  const Lattice* lattice = job->pass.lattice;
   const long narrow = lattice->batch * lattice->channels;
   const int32_t face = lattice->face_index[cell];
   if (face >= 0)
-    memcpy(job->backward->injected_gradient + face * narrow, job->pass.visible_gradient + cell * narrow, sizeof(float) * narrow);
+    memcpy(job->backward->injected_gradient + face * narrow, job->pass.visible_gradient + cell * narrow,
+           sizeof(float) * narrow);
 }
 
-static void *backward_body(void *argument) {
-  const Worker *worker = argument;
-  Job *job = worker->job;
-  const Lattice *lattice = job->pass.lattice;
-  const Plan *plan = &job->pass.plan;
+static void* backward_body(void* argument) {
+  const Worker* worker = argument;
+  Job* job = worker->job;
+  const Lattice* lattice = job->pass.lattice;
+  const Plan* plan = &job->pass.plan;
   const long steps = lattice->steps;
   Scratch scratch = scratch_of(worker);
   in_parallel(job, 0, start_cell_backward, steps - 1, NULL, lattice->cells, &scratch);
@@ -257,16 +277,17 @@ static void *backward_body(void *argument) {
   return NULL;
 }
 
-const char *propagate_backward(const Lattice *lattice, const Backward *backward) {
-  const long narrow = lattice->cells * lattice->batch * lattice->channels, wide = lattice->cells * lattice->batch * lattice->hidden;
+const char* propagate_backward(const Lattice* lattice, const Backward* backward) {
+  const long narrow = lattice->cells * lattice->batch * lattice->channels,
+             wide = lattice->cells * lattice->batch * lattice->hidden;
   Job job = {
       .pass = {.lattice = lattice,
-               .versions = (float *)backward->versions,
+               .versions = (float*)backward->versions,
                .gradients = backward->gradients,
                .squares_gradient = backward->squares_gradient},
       .backward = backward,
   };
-  Pass *pass = &job.pass;
+  Pass* pass = &job.pass;
   if (!make_plan(&pass->plan, lattice, 0)) return "there is no memory for the plan of the pass";
   pass->transposed = backward->workspace;
   pass->visible_gradient = pass->transposed + lattice->cells * transposed_size(lattice);
@@ -281,7 +302,8 @@ const char *propagate_backward(const Lattice *lattice, const Backward *backward)
     job.scratch += wide;
   }
   pass->is_transposed = calloc(lattice->cells, 1);
-  const char *problem = pass->is_transposed ? run(&job, 2 + 2 * lattice->steps, backward_body) : "there is no memory for a table of cells";
+  const char* problem =
+      pass->is_transposed ? run(&job, 2 + 2 * lattice->steps, backward_body) : "there is no memory for a table of cells";
   free(pass->is_transposed);
   free_plan(&pass->plan);
   return problem;
