@@ -53,7 +53,8 @@ def axes() -> dict[str, Axis]:
             (11, 16, 22, 32),
             lambda config, steps: Case("training", with_lattice(config, steps=steps)),
             1,
-            "every lattice step costs the same; the update of the weights comes once, and is what keeps it below 1",
+            "light reaches only part of the cube in the first steps, and all of it later, so a longer pass fires more cells a "
+            "step; the update of the weights, which comes once, works the other way",
         ),
         "side": Axis(
             "cells a side",
