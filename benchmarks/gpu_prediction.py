@@ -2,8 +2,7 @@
 
 Contract: prints a Markdown table. A trained sample costs 6 operations a parameter and step, and the bytes of
 `lattice_jax.lattice.fused.traffic.step_bytes`; the slower of the two bounds counts, at the device's published rates, as if each
-was reached in full. Real kernels
-stay below; the optimiser's update is left out.
+was reached in full. Real kernels stay below; the optimiser's update is left out.
 
     python benchmarks/gpu_prediction.py > benchmarks/results/gpu_prediction.md
 """

@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 from lattice_jax.config import Config, Engine, LatticeConfig
 from lattice_jax.lattice.cell import parameters_per_cell
 from lattice_jax.lattice.firing import Read, firing
+from lattice_jax.training.objectives import read_by_losses
 
 _FORWARD, _BACKWARD = 2, 4
 _NUMBER_BYTES = 4
@@ -69,11 +70,6 @@ def parameter_bytes(config: LatticeConfig, computed: int, *, training: bool) -> 
     return weights * (passes + (_OPTIMISER_VISITS * cells(config) if training else 0))
 
 
-def training_read(config: Config) -> Read:
-    """What the losses read, as `answer_questions` decides it."""
-    return "cube" if config.loss.internal_consistency > 0 else "output"
-
-
 def count(
     config: Config,
     batch: int,
@@ -87,7 +83,7 @@ def count(
 ) -> dict:
     """All of the above for one repeat, by name; a batch that is divided computes each part's cell updates."""
     lattice = config.lattice
-    read = training_read(config) if training else read
+    read = read_by_losses(config.loss) if training else read
     part = (config.training.micro_batch if training else 0) or batch
     key = jax.random.key(config.seed)
     computed = computed_firings(lattice, part, engine=engine, sampled=sampled, key=key, read=read, devices=devices)

@@ -1,7 +1,6 @@
 """Plots of a report, in the colours of the package's own.
 
-Contract: each function takes a section's plain rows and writes one PNG, readable at the width of a README. matplotlib is needed
-for this alone and imported on use.
+Contract: each function takes a section's plain rows and writes one PNG, readable at the width of a README.
 """
 
 from collections.abc import Mapping
@@ -10,39 +9,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lattice_jax.errors import InputError
-from lattice_jax.evaluation.plots import BAR, BLUE, FAINT, GREEN, INK, ORANGE, QUIET
+from lattice_jax.evaluation.plots import BAR, BLUE, FAINT, GREEN, INK, ORANGE, QUIET, dress, new_figure
 
 from .report import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            "matplotlib isn't installed", expected="matplotlib for the plots", fix="pip install -e '.[evaluation]'"
-        ) from error
-    return Figure(figsize=(width, height), dpi=200, layout="constrained", facecolor="white")
 
 
 def _dress(axes: "Axes", title: str, label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=8)
+    dress(axes, title)
     axes.set_xlabel(label, color=QUIET, fontsize=8.5)
-    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(which="both", colors=QUIET, labelsize=8.5, length=0)
+    axes.tick_params(which="minor", colors=QUIET, labelsize=8.5, length=0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def plot_batches(rows: Mapping[str, list], path: Path) -> None:
     """Training and forward samples/s over batch sizes, a line for each number of cores."""
-    figure = _figure(8.4, 3.4)
+    figure = new_figure(width=8.4, height=3.4)
     titles = {"training": "Trained samples a second", "forward": "Forward samples a second"}
     for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         counts = sorted({row["cores"] for row in rows[kind]})
@@ -62,7 +47,7 @@ def plot_batches(rows: Mapping[str, list], path: Path) -> None:
 
 def plot_peers(rows: Mapping[str, Mapping], path: Path) -> None:
     """Trained samples/s of this lattice and of its peers as bars; the figures say how many times slower a peer is."""
-    figure = _figure(8.4, 0.9 + 0.34 * len(rows))
+    figure = new_figure(width=8.4, height=0.9 + 0.34 * len(rows))
     axes = figure.subplots()
     ordered = sorted(rows.items(), key=lambda item: item[1]["samples_per_second"])
     rates = [row["samples_per_second"] for _, row in ordered]
@@ -83,7 +68,7 @@ def plot_peers(rows: Mapping[str, Mapping], path: Path) -> None:
 def plot_growth(rows: Mapping[str, Mapping], path: Path) -> None:
     """Seconds of a training step along every axis, both logarithmic, with the fitted line and its exponent."""
     drawn = {name: axis for name, axis in rows.items() if axis["exponent"] is not None}
-    figure = _figure(8.4, 2.5 * -(-len(drawn) // 3))
+    figure = new_figure(width=8.4, height=2.5 * -(-len(drawn) // 3))
     panels = np.ravel(figure.subplots(-(-len(drawn) // 3), 3))
     for panel in panels[len(drawn) :]:
         panel.set_visible(False)

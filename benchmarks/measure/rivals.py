@@ -19,7 +19,7 @@ from benchmarks.peers import largest_difference
 from lattice_jax.config import Config
 from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.firing import firing
-from lattice_jax.training.objectives import answer_questions
+from lattice_jax.training.objectives import answer_questions, read_by_losses
 
 from . import operations, workload
 from .cases import Case, small
@@ -34,7 +34,7 @@ _NORMALISATION_EPSILON = 1e-6  # of flax's LayerNorm
 
 def masks(config: Config, batch: int) -> np.ndarray:
     """The firing masks of a training step, [steps, d, h, w, batch or 1, 1]."""
-    read, key = operations.training_read(config), jax.random.key(config.seed)
+    read, key = read_by_losses(config.loss), jax.random.key(config.seed)
     return np.array(firing(config.lattice, batch, sampled=True, key=key, read=read))
 
 

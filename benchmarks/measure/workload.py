@@ -23,7 +23,7 @@ from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.lattice.firing import most_firings
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.training.loop import batch_indices, initial_state, make_train_step
-from lattice_jax.training.objectives import answer_questions
+from lattice_jax.training.objectives import answer_questions, read_by_losses
 from lattice_jax.training.schedule import make_optimizer
 
 from . import operations
@@ -110,9 +110,8 @@ def rematerialises(case: Case, engine: Engine) -> bool:
     if engine != "native" or lattice.remat != "automatic":
         return lattice.remat != "never"
     samples = case.config.training.micro_batch or case.batch
-    most = most_firings(lattice, sampled=True, read=operations.training_read(case.config))
-    masks = 1 if lattice.update.mask == "batch" or lattice.update.rate == 1 else samples
-    return native.recomputes(native.Pass(lattice, samples, masks, most, keeps=True))
+    most = most_firings(lattice, sampled=True, read=read_by_losses(case.config.loss))
+    return native.recomputes(lattice, samples, most)
 
 
 def training(case: Case, text: Text) -> Workload:

@@ -37,14 +37,14 @@ def plot_verdict(verdict: Mapping, path: Path | str) -> None:
     The dashed line is what the adapter alone makes of the right answer.
     """
     rows = {"lattice": verdict["held_out"], **verdict["baselines"]}
-    figure = _figure(width=8.4, height=1.15 + 0.3 * len(rows))
+    figure = new_figure(width=8.4, height=1.15 + 0.3 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.06})
     for axes, measure, title in (
         (left, "similarity", "Similarity to the right answer"),
         (right, "mrr", "Mean reciprocal rank"),
     ):
         _bars(axes, rows, measure)
-        _dress(axes, title)
+        dress(axes, title)
         axes.spines["bottom"].set_visible(False)
         ceiling = verdict["adapter_ceiling"][measure]
         axes.axvline(ceiling, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -64,7 +64,7 @@ def plot_learning(metrics: Sequence[Mapping], path: Path | str, *, baselines: Ma
     Rows are lines of `metrics.jsonl`; a row may hold the losses, a look at validation, or both. `baselines` are similarities of
     other predictors on the same validation pairs (`Baseline.validation_similarity`).
     """
-    figure = _figure(width=8.4, height=3.5)
+    figure = new_figure(width=8.4, height=3.5)
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.04})
     endings = []
     for name, (text, colour) in LOSSES.items():
@@ -72,7 +72,7 @@ def plot_learning(metrics: Sequence[Mapping], path: Path | str, *, baselines: Ma
         endings += _curve(left, steps, values, text, colour, strong=name == "loss")
     left.set_ylim(bottom=0)
     _name_endings(left, endings)
-    _dress(left, "Losses")
+    dress(left, "Losses")
 
     endings = _curve(right, *_series(metrics, "similarity"), "training batches", ORANGE, strong=False)
     steps, values = _series(metrics, "validation_similarity")
@@ -83,7 +83,7 @@ def plot_learning(metrics: Sequence[Mapping], path: Path | str, *, baselines: Ma
         right.axhline(similarity, color=BAR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         endings.append((similarity, label(name), QUIET, False))
     _name_endings(right, endings)
-    _dress(right, "Similarity to the right answer")
+    dress(right, "Similarity to the right answer")
     left.grid(axis="y", color=FAINT, linewidth=0.6)
     for axes in (left, right):
         axes.margins(x=0)
@@ -91,7 +91,8 @@ def plot_learning(metrics: Sequence[Mapping], path: Path | str, *, baselines: Ma
     figure.savefig(path)
 
 
-def _figure(*, width: float, height: float) -> "Figure":
+def new_figure(*, width: float, height: float) -> "Figure":
+    """An empty figure of that size in inches; InputError where matplotlib isn't installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -101,7 +102,8 @@ def _figure(*, width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=200, layout="constrained", facecolor="white")
 
 
-def _dress(axes: "Axes", title: str) -> None:
+def dress(axes: "Axes", title: str) -> None:
+    """The look that all plots of this project share."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)

@@ -10,9 +10,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from lattice_jax.config import Config
+from lattice_jax.config import Config, LossConfig
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Adapter, Codec
+from lattice_jax.lattice.firing import Read
 from lattice_jax.training import losses
 from lattice_jax.training.loop import Objective
 
@@ -29,13 +30,18 @@ def reproduce_embeddings(adapter: Adapter) -> Objective:
     return objective
 
 
+def read_by_losses(config: LossConfig) -> Read:
+    """What the cube's losses need of a pass: internal consistency reads all cells, the others the output face."""
+    return "cube" if config.internal_consistency > 0 else "output"
+
+
 def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objective:
     """The cube's objective: 0.3 surface reconstruction + 0.3 internal consistency + 0.4 dialogue similarity, as configured.
 
     Batch: `question` and `target`, codes [batch, code], and `answer`, the right answer's embedding [batch, teacher].
     """
 
-    read = "cube" if config.loss.internal_consistency > 0 else "output"
+    read = read_by_losses(config.loss)
 
     def objective(params, batch, *, key) -> tuple[Array, dict[str, Array]]:
         answer = cube.answer(params, batch["question"], key=key, config=config.lattice, sampled=True, mesh=mesh, read=read)

@@ -100,11 +100,17 @@ static inline void affine(const Pass* pass, long cell, enum Parameter kernel, en
            weight(pass, bias, cell), 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], next));
 }
 
-/* Where a transposed kernel lies among those of its cell, and how many floats these take. */
+/* The matrices, each with the bias that is as wide as it, in the order in which a cell's transposed ones lie. */
+enum { KERNELS = 4 };
+static const enum Parameter kernels[KERNELS][2] = {{CONTENT_KERNEL, CONTENT_BIAS},
+                                                   {MESSAGE_KERNEL, MESSAGE_BIAS},
+                                                   {CANDIDATE_KERNEL, CANDIDATE_BIAS},
+                                                   {MEMORY_KERNEL, MEMORY_BIAS}};
+
+/* Where a transposed kernel lies among those of its cell; for no kernel, how many floats these take. */
 static inline long transposed_start(const Lattice* lattice, enum Parameter kernel) {
-  static const enum Parameter order[] = {CONTENT_KERNEL, MESSAGE_KERNEL, CANDIDATE_KERNEL, MEMORY_KERNEL};
   long start = 0;
-  for (int i = 0; i < 4 && order[i] != kernel; i++) start += lattice->sizes[order[i]];
+  for (int i = 0; i < KERNELS && kernels[i][0] != kernel; i++) start += lattice->sizes[kernels[i][0]];
   return start;
 }
 
@@ -113,12 +119,8 @@ static inline long transposed_size(const Lattice* lattice) { return transposed_s
 /* Kernels are transposed once a pass, when a cell first needs them. */
 static inline void transpose_kernels(const Pass* pass, long cell) {
   const Lattice* lattice = pass->lattice;
-  static const enum Parameter kernels[][2] = {{CONTENT_KERNEL, CONTENT_BIAS},
-                                              {MESSAGE_KERNEL, MESSAGE_BIAS},
-                                              {CANDIDATE_KERNEL, CANDIDATE_BIAS},
-                                              {MEMORY_KERNEL, MEMORY_BIAS}};
   if (pass->is_transposed[cell]) return;
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < KERNELS; i++) {
     const long columns = lattice->sizes[kernels[i][1]], rows = lattice->sizes[kernels[i][0]] / columns;
     transpose(rows, columns, weight(pass, kernels[i][0], cell),
               pass->transposed + cell * transposed_size(lattice) + transposed_start(lattice, kernels[i][0]));

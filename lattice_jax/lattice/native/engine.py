@@ -109,8 +109,8 @@ def _arguments(of: Pass, parameters: Parameters, injected: Array, fires: Array) 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _advance(of: Pass, parameters: Parameters, injected: Array, fires: Array) -> tuple[Array, Array, Array]:
-    workspace = of.sizes()[0]
-    call = jax.ffi.ffi_call("lattice_answer", [*of.state(), _floats(workspace)])
+    of = of._replace(keeps=False)  # no backward pass will read it
+    call = jax.ffi.ffi_call("lattice_answer", [*of.state(), _floats(of.sizes()[0])])
     visible, memory, squares, _ = call(*_arguments(of, parameters, injected, fires))
     return visible, memory, squares
 
@@ -134,11 +134,12 @@ _advance.defvjp(_advance_forward, _advance_backward)
 
 
 @functools.cache
-def recomputes(of: Pass) -> bool:
-    """Whether the backward pass computes each step again, as `lattice.remat` says."""
-    if of.config.remat == "automatic":
-        return 4 * of.versions_size() * _SHARE_OF_MEMORY > psutil.virtual_memory().total
-    return of.config.remat == "always"
+def recomputes(config: LatticeConfig, batch: int, firings: int) -> bool:
+    """Whether the backward pass computes each step again, as `lattice.remat` says; `firings` as for `advance`."""
+    if config.remat == "automatic":
+        stored = Pass(config, batch, fires_batch=1, firings=firings, keeps=True).versions_size()
+        return 4 * stored * _SHARE_OF_MEMORY > psutil.virtual_memory().total
+    return config.remat == "always"
 
 
 def advance(
@@ -156,7 +157,6 @@ def advance(
     """
     size, batch = config.grid, injected.shape[3]
     fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
-    of = Pass(config, batch, fires.shape[4], firings, keeps=True)
-    of = of._replace(keeps=not recomputes(of))
+    of = Pass(config, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires))
     return State(visible, memory), squares

@@ -2,7 +2,6 @@
 
    Contract: the Python side (engine.py) passes what the comments at `read_lattice` name, in that order and
    with sizes that it asked `native_sizes` for. */
-#include <stdio.h>
 
 #include "lattice.h"
 #include "xla/ffi/api/c_api.h"
