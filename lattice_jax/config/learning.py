@@ -11,7 +11,13 @@ class CorpusConfig:
     """Which text is learned from, and how it is divided."""
 
     pairs: str = "hundred"
-    """Question-answer pairs: 'ten', 'hundred', or the path of a JSONL file with 'question' and 'answer' on every line."""
+    """Question-answer pairs: 'ten', 'hundred', an installed corpus ('wordnet', 'wordnet:20000', 'chatterbot:english',
+    'debian-faq:de', 'debian-faq:en:de', 'perlfaq', 'python-faq'), the path of a file (JSONL with 'question' and 'answer' on
+    every line, CSV or TSV with these columns, Parquet) or of a Hugging Face datasets directory."""
+    question_column: str = "question"
+    """Name of the key or column with the questions, in files and directories."""
+    answer_column: str = "answer"
+    """Name of the one with the answers."""
     sentences: str = "scikit_learn_guide"
     """Unlabelled text for the adapter: 'scikit_learn_guide', 'none', or the path of a text file with one sentence a line."""
     held_out_pairs: int = 40
@@ -25,6 +31,12 @@ class CorpusConfig:
 
     def __post_init__(self):
         require_kinds(self, "corpus.")
+        require(
+            self.answer_column != self.question_column,
+            "corpus.answer_column",
+            self.answer_column,
+            "another column than corpus.question_column",
+        )
         require(self.held_out_pairs >= 2, "corpus.held_out_pairs", self.held_out_pairs, "at least 2 pairs to judge on")
         require(self.validation_pairs >= 2, "corpus.validation_pairs", self.validation_pairs, "at least 2 pairs for choices")
         require(

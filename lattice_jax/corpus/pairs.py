@@ -1,9 +1,9 @@
 """Question-answer pairs.
 
-Contract: pairs come in the order of their source, no question twice, no text empty. Where a file that a user wrote says anything
-else it is refused with its line number; where the corpus of someone else does, the first entry of a question is kept (the most
-frequent sense of a word in WordNet), and what was left out is counted by reason. `list_pairs` gives both views: the distinct
-`pairs`, and all `entries`, whose questions may repeat, for whoever embeds or counts a whole corpus.
+Contract: pairs come in the order of their source, no question twice, no text empty. Where a file that a user wrote says
+anything else it is refused with its line number; where the corpus of someone else does, the first entry of a question is kept
+(of a word in WordNet its most frequent sense), and what was left out is counted by reason. `list_pairs` gives both views: the
+distinct `pairs`, and all `entries`, whose questions may repeat, for whoever embeds or counts a whole corpus.
 The shipped data/scikit_learn_pairs.jsonl holds the glossary and the frequently asked questions of scikit-learn 1.2
 (BSD-3-Clause, notice beside it), made by benchmarks/extract_scikit_learn.py. All other corpora are read where they are
 installed; readers/catalogue.py lists them.

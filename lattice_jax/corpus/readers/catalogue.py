@@ -33,8 +33,8 @@ class CorpusSource:
 FAQ_LANGUAGES = ("en", "de", "fr", "it", "ja", "ko", "nl", "pt", "ru", "zh-cn")
 
 _CHATTERBOT_LANGUAGES = (
-    "bengali chinese dutch english french german hebrew hindi hinglish indonesian italian japanese korean marathi oriya persian "
-    "portuguese russian spanish swedish tamil telugu thai traditionalchinese turkish ukrainian urdu yoruba"
+    "bengali chinese dutch english french german hebrew hindi hinglish indonesian italian japanese korean marathi oriya "
+    "persian portuguese russian spanish swedish tamil telugu thai traditionalchinese turkish ukrainian urdu yoruba"
 )
 
 CORPORA: Mapping[str, CorpusSource] = {

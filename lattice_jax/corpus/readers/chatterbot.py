@@ -6,6 +6,7 @@ What is no list of at least two turns with text is left out and counted.
 'chatterbot:english' is one language (a directory of the package), 'chatterbot' all of them.
 """
 
+import itertools
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def read_chatterbot(choice: str) -> Reading:
     """Consecutive turns of all conversations in one language, or in all where `choice` is empty."""
     reading = Reading()
     for place, conversation in _conversations(choice, reading):
-        for question, answer in zip(conversation, conversation[1:], strict=False):
+        for question, answer in itertools.pairwise(conversation):
             reading.add(question, answer, place)
     return reading
 

@@ -1,9 +1,9 @@
 """The Debian FAQ in ten languages, whose sections are aligned by their anchors.
 
 Contract: one entry a section with prose of its own, in the order of the English pages; the heading without its number is the
-question, the prose without displayed code the answer. 'debian-faq:de' has both in German, 'debian-faq:en:de' the question in
-English and the answer in German. Languages agree in their anchors; a section that one of the two lacks, or has no prose for, is
-left out and counted.
+question, the prose (readers/html.py) the answer. 'debian-faq:de' has both in German, 'debian-faq:en:de' the question in
+English and the answer in German. Languages agree in their anchors; a section that one of the two lacks, has no prose for, or
+has in the other's words, because nobody has translated it yet, is left out and counted.
 """
 
 import re
@@ -28,6 +28,9 @@ def read_debian_faq(choice: str) -> Reading:
         if anchor not in answers:
             reading.left_out[f"sections that {answered} lacks"] += 1
             continue
+        if section.prose and asked != answered and answers[anchor][0].prose == section.prose:
+            reading.left_out["sections that are not translated"] += 1
+            continue
         reading.add(_NUMBER.sub("", section.title), answers[anchor][0].prose, place)
     return reading
 
@@ -51,7 +54,7 @@ def _sections(language: str) -> dict[str, tuple[Section, str]]:
     sections = {}
     for path in debian_files(_SOURCE, package, f"{directory}/*.{language}.html"):
         for section in read_sections(
-            path, corpus=_SOURCE.name, section="div.section", title=".titlepage", without="pre, .navfooter, .navheader"
+            path, corpus=_SOURCE.name, section="div.section", title=".titlepage", without=".navfooter, .navheader"
         ):
             sections[section.anchor] = section, f"line {section.line} of '{path}'"
     return sections

@@ -1,9 +1,9 @@
 """Files of pairs that a user wrote: JSONL, CSV and TSV.
 
-Contract: UTF-8, blank lines skipped, white space at the ends of texts removed. The two keys or columns are named by the settings
-corpus.question_column and corpus.answer_column; others are ignored. CSV has a header line and quotes fields as RFC 4180 says;
-TSV has a header line and knows no quoting (IANA text/tab-separated-values). What can't be used is refused with its line number:
-an empty text, half of a surrogate pair, a question that occurs twice.
+Contract: UTF-8, blank lines skipped, white space at the ends of texts removed. The settings corpus.question_column and
+corpus.answer_column name the two keys or columns; others are ignored. CSV has a header line and quotes fields as RFC 4180 says;
+TSV has a header line and knows no quoting (IANA text/tab-separated-values). What can't be used is refused with the number of
+its line: an empty text, half of a surrogate pair, a question that occurs twice.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Sections of HTML pages: a heading, and the prose below it.
 
-Contract: sections come in page order, each with its own prose only, that of the sections within it left out; displayed code,
-which is no prose, is left out too. Block elements are parted as by a blank line, inline ones are not.
+Contract: sections come in page order, each with its own prose only, that of the sections within it left out. Displayed code of
+one line stays, because the sentence before it leads up to it; longer code is no prose and is left out. Block elements are parted as by a blank line, inline ones are not.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lattice_jax.corpus.readers.entries import clean
 from lattice_jax.corpus.readers.packages import optional_module, read_text
 
-_BLOCKS = ["p", "li", "dt", "dd", "td", "th", "div", "br", "ul", "ol", "dl", "table", "blockquote"]
+_BLOCKS = ["p", "li", "dt", "dd", "td", "th", "div", "br", "pre", "ul", "ol", "dl", "table", "blockquote"]
 
 
 class Section(NamedTuple):
@@ -31,6 +31,9 @@ def read_sections(path: Path, *, corpus: str, section: str, title: str, without:
     soup = bs4.BeautifulSoup(read_text(path), "html.parser")
     for element in soup.select(without):
         element.decompose()
+    for element in soup.find_all("pre"):
+        if "\n" in element.get_text().strip():
+            element.decompose()
     for element in soup.find_all(_BLOCKS):
         element.insert_before("\n\n")
         element.insert_after("\n\n")

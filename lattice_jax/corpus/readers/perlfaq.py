@@ -1,7 +1,7 @@
 """perlfaq, the frequently asked questions of Perl, in POD.
 
-Contract: one entry a =head2 with prose below it, in the order of perlfaq1 to perlfaq9. Formatting codes give way to their text
-and verbatim paragraphs, which are code, are left out.
+Contract: one entry a =head2 with prose below it, in the order of perlfaq1 to perlfaq9. Formatting codes give way to their text.
+Verbatim text is code: one line stays, because the sentence before it leads up to it, more is left out.
 Format: perldoc perlpodspec.
 """
 
@@ -30,14 +30,28 @@ def read_perlfaq(choice: str) -> Reading:
 
 def _read_pod(path: Path, reading: Reading) -> None:
     """Add the entries of one file."""
-    question, place, answer = "", "", []
+    question, place = "", ""
+    answer: list[str] = []
+    code: list[str] = []
+
+    def finish_code() -> None:
+        if len(code) == 1 and "\n" not in code[0]:
+            answer.append(code[0])
+        code.clear()
 
     def finish() -> None:
+        finish_code()
         if question:
             reading.add(question, clean("\n".join(answer)), place)
+        answer.clear()
 
     skipping = False
     for number, paragraph in _paragraphs(read_text(path)):
+        if paragraph[0].isspace():
+            if not skipping:
+                code.append(paragraph)
+            continue
+        finish_code()
         command, _, text = paragraph.partition(" ") if paragraph.startswith("=") else ("", "", paragraph)
         command = command.rstrip("\n")
         if command == "=begin":
@@ -49,8 +63,8 @@ def _read_pod(path: Path, reading: Reading) -> None:
         elif command in ("=head1", "=head2"):
             finish()
             question = clean(plain_text(text)) if command == "=head2" else ""
-            place, answer = f"line {number} of '{path}'", []
-        elif command in ("", "=item") and not paragraph[0].isspace() and not _BULLET.match(text):
+            place = f"line {number} of '{path}'"
+        elif not command or (command == "=item" and not _BULLET.match(text)):
             answer.append(plain_text(text))
     finish()
 
@@ -69,7 +83,7 @@ def _paragraphs(pod: str) -> list[tuple[int, str]]:
 
 
 def plain_text(pod: str) -> str:
-    """Text without formatting codes: C<f> and C<< f >> give f, L<text|target> text, E<lt> a smaller-than sign, X<word> nothing."""
+    """Text without formatting codes: C<f> and C<< f >> give f, L<text|target> text, E<lt> its character, X<word> nothing."""
     text, position = _until(pod, 0, "")
     return text + pod[position:]
 

@@ -1,7 +1,7 @@
 """The frequently asked questions in the documentation of Python, as Debian packages it.
 
-Contract: one entry a section with prose of its own, in page order; the heading is the question, the prose without displayed
-code the answer. The newest version is read where several are installed.
+Contract: one entry a section with prose of its own, in page order; the heading is the question, the prose (readers/html.py)
+the answer. The newest version is read where several are installed.
 """
 
 from lattice_jax.corpus.readers.catalogue import CORPORA
@@ -22,7 +22,7 @@ def read_python_faq(choice: str) -> Reading:
             corpus=_SOURCE.name,
             section="section section",  # the outermost holds the page
             title="h2, h3, h4",
-            without="pre, a.headerlink, div.topic.contents",
+            without="a.headerlink, div.topic.contents",
         ):
             reading.add(section.title, section.prose, f"line {section.line} of '{path}'")
     return reading

@@ -1,10 +1,10 @@
 """Tables of pairs as Hugging Face `datasets` saves them, and Parquet, read with pyarrow alone.
 
-Contract: a directory that `Dataset.save_to_disk` wrote (state.json lists its Arrow streams in order), one that
-`DatasetDict.save_to_disk` wrote (dataset_dict.json lists the divisions, which are read one after the other; name the directory
-of one division to read it alone), a directory with Parquet files in it or in its own directories, in the order of their paths, or one Parquet file.
-The two columns are named by the settings corpus.question_column and corpus.answer_column and hold text. Rows where one of them
-is null or without a visible character are left out and counted.
+Contract: what is read is a directory that `Dataset.save_to_disk` wrote (state.json lists its Arrow streams in order), one that
+`DatasetDict.save_to_disk` wrote (dataset_dict.json lists the divisions, which are read one after the other; the directory of
+one division gives that one alone), a directory with Parquet files in it or in its own directories, in the order of their paths,
+or one Parquet file. The settings corpus.question_column and corpus.answer_column name the two columns, which hold text. Rows
+where one of them is null or without a visible character are left out and counted.
 """
 
 import json
@@ -72,8 +72,7 @@ def _tables(file: Path, columns: Columns) -> Iterator:
         if file.suffix == ".parquet":
             parquet = optional_module("pyarrow.parquet", "pyarrow", "reading .parquet files").ParquetFile(file, memory_map=True)
             _require_text(parquet.schema_arrow, file, columns, pyarrow)
-            for batch in parquet.iter_batches(columns=list(columns)):
-                yield batch
+            yield from parquet.iter_batches(columns=list(columns))
             return
         with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
             _require_text(stream.schema, file, columns, pyarrow)
