@@ -145,6 +145,8 @@ def _gather(config: Config, console: Console) -> experiment.Material:
         f"{len(corpus.split.held_out)} held-out pairs, {len(corpus.sentences):,} unlabelled sentences; teacher: "
         f"{config.teacher.name}, {material.questions.shape[1]} numbers a text"
     )
+    for reason, count in corpus.left_out.items():
+        console.print(f"Left out of {config.corpus.pairs}: {count:,} {reason}")
     return material
 
 
@@ -182,6 +184,7 @@ def _run_figures(
         "seed": config.seed,
         "data_hash": material.corpus.hash,
         "pairs": {side: len(getattr(split, side)) for side in ("train", "validation", "held_out")},
+        "pairs_left_out": dict(material.corpus.left_out),
         "sentences": len(material.corpus.sentences),
     }
 

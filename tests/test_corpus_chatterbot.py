@@ -2,7 +2,6 @@
 
 import pytest
 
-from installed import install_python  # noqa: F401 (a fixture)
 from lattice_jax.corpus.conversations import Exchange, exchanges, load_conversations
 from lattice_jax.corpus.pairs import Pair, list_pairs, load_pairs
 from lattice_jax.errors import InputError

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from installed import install_debian  # noqa: F401 (a fixture)
 from lattice_jax.corpus.pairs import Pair, list_pairs, load_pairs
 from lattice_jax.corpus.readers.perlfaq import plain_text
 from lattice_jax.errors import InputError
@@ -22,15 +21,25 @@ def docbook(number, anchor, title, content, level=2):
 def debian_pages():
     inner = docbook("1.2.1", "ink", "Which ink?", "<p>\nBlue.\n</p>", level=3)
     english = [
-        docbook("1.1", "what", "What is <em>this</em>?", "<p>\nA tool,\n<code>pen</code>.  Write &lt;here&gt;:\n</p><p>So.</p>"),
-        docbook("1.2", "how", "How do I write?", "<p>Run</p><pre>pen --ink</pre><p>then</p><pre>a\nb</pre><p>stop.</p>" + inner),
+        docbook(
+            "1.1", "what", "What is <em>this</em>?", "<p>\nA tool,\n<code>pen</code>.  Write &lt;here&gt;:\n</p><p>So.</p>"
+        ),
+        docbook(
+            "1.2", "how", "How do I write?", "<p>Run</p><pre>pen --ink</pre><p>then</p><pre>a\nb</pre><p>stop.</p>" + inner
+        ),
         docbook("1.3", "list", "What else?", "<ul><li>One</li><li>Two</li></ul>"),
     ]
     german = [
         docbook("1.1", "what", "Was ist das?", "<p>Ein Werkzeug.</p>"),
-        docbook("1.2", "how", "How do I write?", "<p>Run</p><pre>pen --ink</pre><p>then</p><pre>a\nb</pre><p>stop.</p>" + inner),
+        docbook(
+            "1.2", "how", "How do I write?", "<p>Run</p><pre>pen --ink</pre><p>then</p><pre>a\nb</pre><p>stop.</p>" + inner
+        ),
     ]
-    chinese = [docbook("1.1", "what", "\u8fd9\u662f\u4ec0\u4e48\uff1f", "<p>\n\u4e00\u79cd\n\u5de5\u5177\u3002\n</p><p>\u597d\u3002</p>")]
+    chinese = [
+        docbook(
+            "1.1", "what", "\u8fd9\u662f\u4ec0\u4e48\uff1f", "<p>\n\u4e00\u79cd\n\u5de5\u5177\u3002\n</p><p>\u597d\u3002</p>"
+        )
+    ]
     footer = '<div class="navfooter">Next: nothing</div></body></html>'
     return {
         f"{FAQ}/first.en.html": HEAD + "".join(english[:2]) + footer,
@@ -92,7 +101,9 @@ def sphinx(title, *sections):
 
 
 def test_python_sections_of_the_newest_version(install_debian):
-    code = '<div class="highlight-python3 notranslate"><div class="highlight"><pre><span></span>x = 1\ny = 2\n</pre></div></div>'
+    code = (
+        '<div class="highlight-python3 notranslate"><div class="highlight"><pre><span></span>x = 1\ny = 2\n</pre></div></div>'
+    )
     inner = "<section id='deep'><h3>Why <code>self</code>?</h3><p>Because.</p></section>"
     page = sphinx("A FAQ", ("Why indent?", f"<p>For <em>clarity</em>.\nSee:</p>\n{code}<p>Done.</p>"), ("General", inner))
     old = sphinx("A FAQ", ("Why old?", "<p>It was.</p>"))
@@ -170,9 +181,7 @@ def test_perl_questions_of_the_newest_version(install_debian):
         }
     )
     listing = list_pairs("perlfaq")
-    answer = (
-        "It calls y, at once. See perlop, Sorting in perlop, the site and http://example.org/a. $x->y; Or: <, not >. Named thing"
-    )
+    answer = "It calls y, at once. See perlop, Sorting in perlop, the site and http://example.org/a. $x->y; Or: <, not >. Named thing"
     assert listing.pairs == (Pair("What does $x->y do?", answer), Pair("Is this two lines?", "Yes."))
     assert listing.left_out == {"entries without question or answer": 1}
 

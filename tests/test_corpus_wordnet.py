@@ -2,7 +2,6 @@
 
 import pytest
 
-from installed import install_debian  # noqa: F401 (a fixture)
 from lattice_jax.corpus.pairs import Pair, list_pairs, load_pairs
 from lattice_jax.corpus.readers.wordnet import definition
 from lattice_jax.errors import InputError

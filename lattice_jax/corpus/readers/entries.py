@@ -41,10 +41,10 @@ class Reading:
 
     def add(self, question: str, answer: str, place: str) -> None:
         """One more entry, left out and counted where a text has no visible character, or half of a surrogate pair."""
-        if not visible(question) or not visible(answer):
-            self.left_out["entries without question or answer"] += 1
-        elif broken(question) or broken(answer):
+        if broken(question) or broken(answer):
             self.left_out["entries with half of a surrogate pair"] += 1
+        elif not visible(question) or not visible(answer):
+            self.left_out["entries without question or answer"] += 1
         else:
             self.entries.append(Entry(question, answer, place))
 

@@ -27,10 +27,10 @@ class _Rows:
 
     def add(self, number: int, question: str, answer: str) -> None:
         for key, text in zip(self.columns, (question, answer), strict=True):
-            if not visible(text):
-                raise self.bad(f"line {number} of {self.name!r} has an empty {key!r}")
             if broken(text):
                 raise self.bad(f"line {number} of {self.name!r} has half of a surrogate pair in its {key!r}")
+            if not visible(text):
+                raise self.bad(f"line {number} of {self.name!r} has an empty {key!r}")
         question = question.strip()
         if question in self.first_line:
             raise InputError(

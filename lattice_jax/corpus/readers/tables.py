@@ -40,7 +40,7 @@ def _files(path: Path) -> list[Path]:
     if (path / "dataset_dict.json").is_file():
         return [file for split in _listed(path / "dataset_dict.json", "splits") for file in _files(path / str(split))]
     if (path / "state.json").is_file():
-        files = [path / str(entry.get("filename")) for entry in _listed(path / "state.json", "_data_files")]
+        files = [path / _filename(entry, path) for entry in _listed(path / "state.json", "_data_files")]
     else:
         files = sorted([*path.glob("*.parquet"), *path.glob("*/*.parquet")])
     missing = [str(file) for file in files if not file.is_file()]
@@ -60,6 +60,12 @@ def _listed(path: Path, key: str) -> list:
     if not isinstance(listed, list) or content.get("_indices_data_files"):
         raise InputError(f"'{path}' is of another format", expected=f"a list {key!r} and no indices", fix=_SAVE_ANEW)
     return listed
+
+
+def _filename(entry: object, path: Path) -> str:
+    if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+        raise InputError(f"'{path / 'state.json'}' lists {entry!r}", expected="a 'filename' for every file", fix=_SAVE_ANEW)
+    return entry["filename"]
 
 
 _SAVE_ANEW = "write the directory anew with save_to_disk of a present datasets release"
