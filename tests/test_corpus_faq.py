@@ -97,7 +97,8 @@ def sphinx(title, *sections):
     link = '<a class="headerlink" href="#x" title="Permalink to this headline">\u00b6</a>'
     body = "".join(f'<section id="s{n}">\n<h2>{name}{link}</h2>\n{text}</section>\n' for n, (name, text) in enumerate(sections))
     contents = '<div class="topic contents"><p class="topic-title">Contents</p></div>'
-    return f'<!DOCTYPE html><html><body><h3>Menu</h3><section id="page">\n<h1>{title}</h1>{contents}\n{body}</section></body></html>'
+    page = f'<section id="page">\n<h1>{title}</h1>{contents}\n{body}</section>'
+    return f"<!DOCTYPE html><html><body><h3>Menu</h3>{page}</body></html>"
 
 
 def test_python_sections_of_the_newest_version(install_debian):
@@ -181,7 +182,8 @@ def test_perl_questions_of_the_newest_version(install_debian):
         }
     )
     listing = list_pairs("perlfaq")
-    answer = "It calls y, at once. See perlop, Sorting in perlop, the site and http://example.org/a. $x->y; Or: <, not >. Named thing"
+    links = "See perlop, Sorting in perlop, the site and http://example.org/a."
+    answer = f"It calls y, at once. {links} $x->y; Or: <, not >. Named thing"
     assert listing.pairs == (Pair("What does $x->y do?", answer), Pair("Is this two lines?", "Yes."))
     assert listing.left_out == {"entries without question or answer": 1}
 

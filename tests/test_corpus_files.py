@@ -111,5 +111,5 @@ def test_a_corpus_of_a_mistaken_name_is_refused_with_the_known_ones(name, tmp_pa
 
 def test_a_question_of_joiners_is_empty(write):
     path = write('{"question": "\\u200b\\u200d", "answer": "Because."}\n', "pairs.jsonl")
-    with pytest.raises(InputError, match="line 1 .* has an empty 'question'"):
+    with pytest.raises(InputError, match=r"line 1 .* has an empty 'question'"):
         list_pairs(path)
