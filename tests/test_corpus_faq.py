@@ -27,7 +27,7 @@ def debian_pages():
         docbook(
             "1.2", "how", "How do I write?", "<p>Run</p><pre>pen --ink</pre><p>then</p><pre>a\nb</pre><p>stop.</p>" + inner
         ),
-        docbook("1.3", "list", "What else?", "<ul><li>One</li><li>Two</li></ul>"),
+        docbook("1.3", "list", "What else?", "Lead<p>in</p>to<ul><li>One</li><li>Two</li></ul>"),
     ]
     german = [
         docbook("1.1", "what", "Was ist das?", "<p>Ein Werkzeug.</p>"),
@@ -57,7 +57,7 @@ def test_debian_sections_give_their_own_prose(install_debian):
         Pair("What is this?", "A tool, pen. Write <here>: So."),
         Pair("How do I write?", "Run pen --ink then stop."),
         Pair("Which ink?", "Blue."),
-        Pair("What else?", "One Two"),
+        Pair("What else?", "Lead in to One Two"),
     )
     assert listing.left_out == {"entries without question or answer": 1}
     assert load_pairs("debian-faq:en") == listing.pairs

@@ -101,8 +101,6 @@ def _read_table(reader, name: str, columns: Columns) -> Reading:
             raise rows.bad(f"line {number} of {name!r} has {len(cells)} fields, and the header {len(header)}")
         else:
             rows.add(number, *(cells[header.index(column)] for column in columns))
-    if not rows.entries:
-        raise rows.bad(f"{name!r} holds no pairs")
     return Reading(rows.entries)
 
 

@@ -1,8 +1,8 @@
 """Sections of HTML pages: a heading, and the prose below it.
 
 Contract: sections come in page order, each with its own prose only, that of the sections within it left out. Displayed code of
-one line stays, because the sentence before it leads up to it; longer code is no prose and is left out. Block elements are parted
-as by a blank line, inline ones are not.
+one line stays, because the sentence before it leads up to it; longer code is no prose and is left out. Block elements are
+parted as by a blank line, inline ones are not.
 """
 
 from pathlib import Path
