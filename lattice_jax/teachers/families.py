@@ -1,0 +1,45 @@
+"""The families of encoders that a checkpoint's config.json may name as its `model_type`.
+
+Contract: `FAMILIES` maps each known `model_type` to how its configuration is read, its module built and its parameters named.
+Whoever adds a family adds a row here and nothing elsewhere.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from flax import linen as nn
+
+
+class EncoderSizes(Protocol):
+    """What extraction needs to know of any encoder's configuration; each family's own dataclass has more."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text that the encoder can tell the positions of."""
+        ...
+
+    @property
+    def padding_id(self) -> int: ...
+
+
+class Family(NamedTuple):
+    """One kind of encoder."""
+
+    read_config: Callable[[Mapping[str, Any]], Any]
+    """The sizes (`EncoderSizes`) that a config.json's values state; `InputError` for what the encoder can't do."""
+    build: Callable[[Any, str], nn.Module]
+    """(configuration, "float32" or "bfloat16") -> module: token ids and mask [batch, length] -> tuple of hidden states
+    [batch, length, hidden]: the embeddings, then each layer's, the last one as the family hands it on."""
+    names: Callable[[Any, Collection[str]], dict[str, str]]
+    """(configuration, tensors that are there) -> tensor of the checkpoint -> path of the parameter that it fills."""
+    not_needed: Callable[[Any, Collection[str]], Collection[str]]
+    """(configuration, tensors that are there) -> tensors that are left out: heads, buffers that the configuration implies."""
+
+
+FAMILIES: dict[str, Family] = {}
