@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from flax import linen as nn
 
+from lattice_jax.teachers import bert_checkpoints
+
 
 class EncoderSizes(Protocol):
     """What extraction needs to know of any encoder's configuration; each family's own dataclass has more."""
@@ -42,4 +44,13 @@ class Family(NamedTuple):
     """(configuration, tensors that are there) -> tensors that are left out: heads, buffers that the configuration implies."""
 
 
-FAMILIES: dict[str, Family] = {}
+_BERT = Family(
+    bert_checkpoints.read_config, bert_checkpoints.build, bert_checkpoints.parameter_names, bert_checkpoints.not_needed
+)
+
+FAMILIES: dict[str, Family] = {"bert": _BERT, "distilbert": _BERT, "mpnet": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
+
+
+def known_families() -> str:
+    """Their names, as a message lists them."""
+    return ", ".join(sorted(FAMILIES))
