@@ -99,11 +99,11 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, hidden: Array, bias: Array) -> Array:
         attended = Attention(self.config, self.numbers, name="attention")(hidden, bias)
-        hidden = _layer_norm(self.config, self.numbers, "attention_norm")(hidden + attended)
+        hidden = _normalise(hidden + attended, self.config, "attention_norm")
         widened = nn.Dense(self.config.feed_forward_size, dtype=self.numbers, name="widen")(hidden)
         activated = ACTIVATIONS[self.config.activation](widened)
         narrowed = nn.Dense(self.config.hidden_size, dtype=self.numbers, name="narrow")(activated)
-        return _layer_norm(self.config, self.numbers, "output_norm")(hidden + narrowed)
+        return _normalise(hidden + narrowed, self.config, "output_norm")
 
 
 class Encoder(nn.Module):
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
             buckets = relative_buckets(length, config.relative_buckets)
             by_head = nn.Embed(config.relative_buckets, config.heads, dtype=jnp.float32, name="relative_bias")(buckets)
             bias = bias + jnp.transpose(by_head, (2, 0, 1))[None]
-        states = [_layer_norm(config, self.numbers, "embedding_norm")(embedded)]
+        states = [_normalise(embedded, config, "embedding_norm")]
         for index in range(config.layers):
             states.append(Layer(config, self.numbers, name=f"layer_{index}")(states[-1], bias))
         return tuple(states)
@@ -159,6 +159,8 @@ def relative_buckets(length: int, buckets: int) -> Int[np.ndarray, "length lengt
     return (np.where(distance < exact, distance, wide) + half * (offset > 0)).astype(np.int32)
 
 
-def _layer_norm(config: EncoderConfig, numbers: str, name: str) -> nn.LayerNorm:
+def _normalise(hidden: Array, config: EncoderConfig, name: str) -> Array:
+    """A layer norm, called within a compact module: computed in float32, of the type that came in."""
     # The fast variance, a difference of two means, loses digits that parity within 1e-5 needs.
-    return nn.LayerNorm(epsilon=config.layer_norm_epsilon, use_fast_variance=False, dtype=numbers, name=name)
+    norm = nn.LayerNorm(epsilon=config.layer_norm_epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
+    return norm(hidden.astype(jnp.float32)).astype(hidden.dtype)
