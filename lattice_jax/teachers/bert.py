@@ -71,6 +71,23 @@ class EncoderConfig:
         return self.positions - self.padding_id - 1 if self.positions_after_padding else self.positions
 
 
+class LayerNorm(nn.Module):
+    """A layer norm of which everything is computed in float32; linen's own mixes types where its parameters are bfloat16."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, hidden: Array) -> Array:
+        size = hidden.shape[-1:]
+        scale, bias = self.param("scale", nn.initializers.ones, size), self.param("bias", nn.initializers.zeros, size)
+        precise = hidden.astype(jnp.float32)
+        # The variance of deviations: a difference of two means loses digits that parity within 1e-5 needs.
+        deviation = precise - jnp.mean(precise, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(deviation), axis=-1, keepdims=True)
+        normalised = deviation * jax.lax.rsqrt(variance + self.epsilon)
+        return (normalised * scale.astype(jnp.float32)[None, None] + bias.astype(jnp.float32)[None, None]).astype(hidden.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with a bias [batch or 1, heads or 1, query, key] on the scores."""
 
@@ -99,11 +116,11 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, hidden: Array, bias: Array) -> Array:
         attended = Attention(self.config, self.numbers, name="attention")(hidden, bias)
-        hidden = _normalise(hidden + attended, self.config, "attention_norm")
+        hidden = LayerNorm(self.config.layer_norm_epsilon, name="attention_norm")(hidden + attended)
         widened = nn.Dense(self.config.feed_forward_size, dtype=self.numbers, name="widen")(hidden)
         activated = ACTIVATIONS[self.config.activation](widened)
         narrowed = nn.Dense(self.config.hidden_size, dtype=self.numbers, name="narrow")(activated)
-        return _normalise(hidden + narrowed, self.config, "output_norm")
+        return LayerNorm(self.config.layer_norm_epsilon, name="output_norm")(hidden + narrowed)
 
 
 class Encoder(nn.Module):
@@ -133,7 +150,7 @@ class Encoder(nn.Module):
             buckets = relative_buckets(length, config.relative_buckets)
             by_head = nn.Embed(config.relative_buckets, config.heads, dtype=jnp.float32, name="relative_bias")(buckets)
             bias = bias + jnp.transpose(by_head, (2, 0, 1))[None]
-        states = [_normalise(embedded, config, "embedding_norm")]
+        states = [LayerNorm(config.layer_norm_epsilon, name="embedding_norm")(embedded)]
         for index in range(config.layers):
             states.append(Layer(config, self.numbers, name=f"layer_{index}")(states[-1], bias))
         return tuple(states)
@@ -157,10 +174,3 @@ def relative_buckets(length: int, buckets: int) -> Int[np.ndarray, "length lengt
     octaves = np.log2(np.maximum(distance, exact) / exact) / math.log2(FURTHEST_DISTANCE / exact)
     wide = np.minimum(exact + np.floor(octaves * (half - exact)), half - 1)
     return (np.where(distance < exact, distance, wide) + half * (offset > 0)).astype(np.int32)
-
-
-def _normalise(hidden: Array, config: EncoderConfig, name: str) -> Array:
-    """A layer norm, called within a compact module: computed in float32, of the type that came in."""
-    # The fast variance, a difference of two means, loses digits that parity within 1e-5 needs.
-    norm = nn.LayerNorm(epsilon=config.layer_norm_epsilon, use_fast_variance=False, dtype=jnp.float32, name=name)
-    return norm(hidden.astype(jnp.float32)).astype(hidden.dtype)
