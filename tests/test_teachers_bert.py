@@ -138,6 +138,25 @@ def test_mpnet_equals_the_equations_in_numpy():
     np.testing.assert_allclose(found[0], x, atol=1e-5)
 
 
+# Of the base models; the counts are those of transformers' models without their pooler.
+FULL_SIZES = [
+    ("bert", {"vocab_size": 30522}, 108_891_648),
+    ("distilbert", {"vocab_size": 30522}, 66_362_880),
+    ("mpnet", {"vocab_size": 30527, "max_position_embeddings": 514}, 108_895_872),
+    ("roberta", {"vocab_size": 50265, "max_position_embeddings": 514}, 124_055_040),
+    ("xlm-roberta", {"vocab_size": 250002, "max_position_embeddings": 514}, 277_453_056),
+]
+
+
+@pytest.mark.parametrize(("family", "sizes", "count"), FULL_SIZES)
+def test_the_full_size_has_as_many_parameters_as_the_published_model(family, sizes, count):
+    base = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    distilled = {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072}
+    full = values(family) | (distilled if family == "distilbert" else base) | {"max_position_embeddings": 512} | sizes
+    encoder = bert_checkpoints.build(bert_checkpoints.read_config(full), "float32")
+    assert sum(math.prod(shape) for shape in parameter_shapes(encoder).values()) == count
+
+
 # Names
 
 
