@@ -144,6 +144,7 @@ def _gather(config: Config, console: Console) -> experiment.Material:
         f"Corpus: {len(corpus.split.train)} training, {len(corpus.split.validation)} validation and "
         f"{len(corpus.split.held_out)} held-out pairs, {len(corpus.sentences):,} unlabelled sentences; teacher: "
         f"{config.teacher.name}, {material.questions.shape[1]} numbers a text"
+        + (f"; {material.cut:,} texts longer than it reads, their ends cut off" if material.cut else "")
     )
     for reason, count in corpus.left_out.items():
         console.print(f"Left out of {config.corpus.pairs}: {count:,} {reason}")

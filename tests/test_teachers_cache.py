@@ -14,8 +14,10 @@ from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.cache import address, count_cut, description, embed_texts, read_shards, teacher_directory, write_shard
 from lattice_jax.teachers.embed import embed, load_teacher
-from lattice_jax.teachers.weights import MINILM, MPNET, find_files
+from lattice_jax.teachers.settings import describe
+from lattice_jax.teachers.weights import MPNET, find_files
 
+MINILM_DESCRIBED = describe(TeacherConfig(name="minilm"))
 TEXTS = [f"Cell {index} passes its state on to layer {index % 11}." for index in range(12)]
 
 # Small shards, and a process that can be told to die; its embeddings go to standard output as bytes.
@@ -59,7 +61,7 @@ def plain(tmp_path_factory) -> np.ndarray:
 
 
 def shards(tmp_path: Path) -> list[Path]:
-    return sorted(teacher_directory(MINILM, tmp_path).glob("*.safetensors"))
+    return sorted(teacher_directory(MINILM_DESCRIBED, tmp_path).glob("*.safetensors"))
 
 
 def test_order_and_duplicates_are_kept(config, plain):
@@ -88,17 +90,18 @@ def test_the_weights_are_not_read_when_everything_is_cached(tmp_path):
     ignored = shutil.ignore_patterns("model.safetensors")
     shutil.copytree(unpacked, tmp_path / unpacked.relative_to(whole), ignore=ignored)
     stored = np.eye(2, 768, dtype=np.float32)
-    rows = {address(MPNET, text): row for text, row in zip(["one", "two"], stored, strict=True)}
-    write_shard(teacher_directory(MPNET, tmp_path), rows, description(MPNET))
     config = TeacherConfig(name="mpnet", cache_directory=str(tmp_path))
+    described = describe(config)
+    rows = {address(described, text): row for text, row in zip(["one", "two"], stored, strict=True)}
+    write_shard(teacher_directory(described, tmp_path), rows, description(described))
     np.testing.assert_array_equal(embed_texts(["two", "one"], config), stored[::-1])
     with pytest.raises(InputError, match=r"model\.safetensors is missing"):
         embed_texts(["two", "three"], config)
 
 
 def test_unusable_embeddings_in_the_cache_are_refused(config, tmp_path):
-    rows = {address(MINILM, text): np.zeros(384, np.float32) for text in TEXTS[:2]}
-    write_shard(teacher_directory(MINILM, tmp_path), rows, description(MINILM))
+    rows = {address(MINILM_DESCRIBED, text): np.zeros(384, np.float32) for text in TEXTS[:2]}
+    write_shard(teacher_directory(MINILM_DESCRIBED, tmp_path), rows, description(MINILM_DESCRIBED))
     with pytest.raises(InputError, match="text 0 is zero"):
         embed_texts(TEXTS[:2], config)
 
@@ -119,13 +122,14 @@ def test_a_damaged_shard_is_named_and_may_be_deleted(config, tmp_path, damage):
 
 
 def test_an_address_depends_on_text_and_teacher():
-    addresses = {address(source, text) for source in (MINILM, MPNET) for text in ("a", "b", "A")}
+    pooled = describe(TeacherConfig(name="minilm", pooling="cls"))
+    addresses = {address(described, text) for described in (MINILM_DESCRIBED, pooled) for text in ("a", "b", "A")}
     assert len(addresses) == 6
-    assert teacher_directory(MINILM, Path()) != teacher_directory(MPNET, Path())
+    assert teacher_directory(MINILM_DESCRIBED, Path()) != teacher_directory(pooled, Path())
 
 
 def test_what_a_killed_process_left_half_written_is_not_read(config, tmp_path):
-    directory = teacher_directory(MINILM, tmp_path)
+    directory = teacher_directory(MINILM_DESCRIBED, tmp_path)
     directory.mkdir(parents=True)
     (directory / ".writing-0123").write_bytes(b"half")
     (directory / ".writing-0123.safetensors").write_bytes(b"half")
@@ -135,7 +139,7 @@ def test_what_a_killed_process_left_half_written_is_not_read(config, tmp_path):
 def test_a_killed_process_loses_one_shard_at_most(config, tmp_path, plain):
     killed = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), "8", *TEXTS], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    stored = read_shards(teacher_directory(MINILM, tmp_path), {address(MINILM, text) for text in TEXTS})
+    stored = read_shards(teacher_directory(MINILM_DESCRIBED, tmp_path), {address(MINILM_DESCRIBED, text) for text in TEXTS})
     assert len(stored) == 8
     progress = Progress()
     np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
@@ -152,11 +156,11 @@ def test_two_processes_may_fill_one_cache(config, tmp_path, plain):
     progress = Progress()
     np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports == []
-    assert all(not path.name.startswith(".writing-") for path in teacher_directory(MINILM, tmp_path).iterdir())
+    assert all(not path.name.startswith(".writing-") for path in teacher_directory(MINILM_DESCRIBED, tmp_path).iterdir())
 
 
 def test_many_may_write_one_shard_at_once(tmp_path):
-    rows = {address(MINILM, str(index)): np.full(384, index, np.float32) for index in range(200)}
+    rows = {address(MINILM_DESCRIBED, str(index)): np.full(384, index, np.float32) for index in range(200)}
     for attempt in range(10):
         directory = tmp_path / str(attempt)
         with ThreadPoolExecutor(8) as pool:

@@ -22,6 +22,7 @@ from lattice_jax.teachers.embed import (
     mean_pairwise_cosine,
     tokenize,
 )
+from lattice_jax.teachers.weights import MINILM, find_files
 
 DATA = Path(__file__).parent / "data"
 TEXTS = json.loads((DATA / "teacher_texts.json").read_text(encoding="utf-8"))
@@ -53,6 +54,14 @@ def test_minilm_equals_the_reference(minilm, reference):
     found = embed(minilm, TEXTS, batch_size=8)
     assert found.dtype == np.float32
     assert np.abs(found - reference["minilm_embeddings"]).max() < PARITY
+
+
+def test_a_packages_directory_is_a_teacher_like_any_other(reference):
+    """MiniLM by its directory: pooling, length and everything else from its own files."""
+    directory = find_files(MINILM, Path(CACHE))
+    teacher = load_teacher(TeacherConfig(name=str(directory)))
+    assert teacher.settings == load_teacher(TeacherConfig(name="minilm", cache_directory=CACHE)).settings
+    assert np.abs(embed(teacher, TEXTS, batch_size=8) - reference["minilm_embeddings"]).max() < PARITY
 
 
 def test_mpnet_equals_the_reference(reference):

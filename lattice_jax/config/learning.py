@@ -48,22 +48,6 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """The frozen language model that turns text into embeddings."""
-
-    name: Literal["mpnet", "minilm"] = "mpnet"
-    """'mpnet': all-mpnet-base-v2, 768 numbers a text; 'minilm': all-MiniLM-L6-v2, 384."""
-    batch_size: int = 32
-    """Texts encoded at once."""
-    cache_directory: str = ".cache/embeddings"
-    """Where embeddings are kept, by teacher and text; created when missing."""
-
-    def __post_init__(self):
-        require_kinds(self, "teacher.")
-        require(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "at least 1 text")
-
-
-@dataclass(frozen=True)
 class AdapterConfig:
     """The compressor between the teacher's space and a face of the cube; trained first, then frozen."""
 

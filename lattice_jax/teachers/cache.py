@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,10 +23,8 @@ from safetensors.numpy import load, save
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.embed import Progress, Tokens, check_embeddings, encode, load_teacher, load_tokenizer, tokenize
-from lattice_jax.teachers.weights import TeacherSource, make_directory, teacher_source
-
-ENCODER_REVISION = 1
-"""To be raised by whoever changes what `embed.encode` returns for any text."""
+from lattice_jax.teachers.settings import describe
+from lattice_jax.teachers.weights import make_directory
 
 SHARD_ROWS = 512
 """Embeddings in a shard at most, which is what a killed process loses: about a minute of MPNet on one core."""
@@ -41,15 +40,15 @@ def embed_texts(
 
     The teacher is loaded only if an embedding is missing; `on_progress` counts the missing ones, each different text once.
     """
-    source = teacher_source(config)
+    determinants = describe(config)
     tokens = tokenize(load_tokenizer(config), texts)
-    directory = teacher_directory(source, Path(config.cache_directory))
-    addresses = [address(source, text) for text in texts]
+    directory = teacher_directory(determinants, Path(config.cache_directory))
+    addresses = [address(determinants, text) for text in texts]
     rows = read_shards(directory, set(addresses))
     missing = {key: text for key, text in zip(addresses, tokens, strict=True) if key not in rows}
     if missing:
-        rows |= _compute(missing, config, directory, on_progress)
-    embeddings = np.array([rows[key] for key in addresses], np.float32).reshape(len(texts), source.dimension)
+        rows |= _compute(missing, config, directory, description(determinants), on_progress)
+    embeddings = np.array([rows[key] for key in addresses], np.float32).reshape(len(texts), determinants["dimension"])
     check_embeddings(embeddings, tokens)
     return embeddings
 
@@ -59,27 +58,19 @@ def count_cut(texts: Sequence[str], config: TeacherConfig) -> int:
     return sum(text.cut for text in tokenize(load_tokenizer(config), texts))
 
 
-def description(source: TeacherSource) -> str:
-    """Everything besides the text that an embedding depends on, as JSON."""
-    determinants = {
-        "teacher": source.name,
-        "files": dict(source.sha256),
-        "pooling": "mean over tokens",
-        "normalisation": "unit length",
-        "numbers": "float32",
-        "revision": ENCODER_REVISION,
-    }
+def description(determinants: Mapping[str, Any]) -> str:
+    """Everything besides the text that an embedding depends on, see `settings.describe`, as JSON."""
     return json.dumps(determinants, sort_keys=True)
 
 
-def address(source: TeacherSource, text: str) -> bytes:
+def address(determinants: Mapping[str, Any], text: str) -> bytes:
     """SHA-256 of a text and of all else that determines its embedding."""
-    return hashlib.sha256(f"{description(source)}\0{text}".encode()).digest()
+    return hashlib.sha256(f"{description(determinants)}\0{text}".encode()).digest()
 
 
-def teacher_directory(source: TeacherSource, cache_directory: Path) -> Path:
+def teacher_directory(determinants: Mapping[str, Any], cache_directory: Path) -> Path:
     """Where the shards of a teacher lie; one directory for each description."""
-    return cache_directory / f"{source.name}-{hashlib.sha256(description(source).encode()).hexdigest()[:16]}"
+    return cache_directory / hashlib.sha256(description(determinants).encode()).hexdigest()[:16]
 
 
 def read_shards(directory: Path, wanted: Collection[bytes]) -> Rows:
@@ -113,7 +104,9 @@ def write_shard(directory: Path, rows: Rows, metadata: str) -> Path:
     return aside.replace(directory / f"{hashlib.sha256(content).hexdigest()}.safetensors")
 
 
-def _compute(missing: dict[bytes, Tokens], config: TeacherConfig, directory: Path, on_progress: Progress | None) -> Rows:
+def _compute(
+    missing: dict[bytes, Tokens], config: TeacherConfig, directory: Path, metadata: str, on_progress: Progress | None
+) -> Rows:
     """Encode and store what is missing, shard by shard."""
     teacher = load_teacher(config)
     # Texts of one length in one shard fill their batches.
@@ -129,6 +122,6 @@ def _compute(missing: dict[bytes, Tokens], config: TeacherConfig, directory: Pat
         tokens = [missing[key] for key in keys]
         embeddings = encode(teacher, tokens, batch_size=config.batch_size, on_batch=count_on)
         shard = dict(zip(keys, embeddings, strict=True))
-        write_shard(directory, shard, description(teacher.source))
+        write_shard(directory, shard, metadata)
         rows |= shard
     return rows
