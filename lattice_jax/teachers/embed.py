@@ -88,9 +88,9 @@ def _max_length(source: TeacherSource, directory: Path) -> int:
     return json.loads(settings)["max_seq_length"]
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
-    """Every text as tokens; `InputError` names the first text, counted from 0, that has none."""
-    for index, text in enumerate(texts):
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], numbers: Sequence[int] | None = None) -> list[Tokens]:
+    """Every text as tokens; `InputError` names the first text that has none, by its place or, if given, by its number."""
+    for index, text in zip(numbers or range(len(texts)), texts, strict=True):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -100,7 +100,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
                 fix="correct or remove this text",
             ) from error
     tokens = [Tokens(tuple(encoding.ids), bool(encoding.overflowing)) for encoding in tokenizer.encode_batch(list(texts))]
-    for index, (text, (ids, _)) in enumerate(zip(texts, tokens, strict=True)):
+    for index, text, (ids, _) in zip(numbers or range(len(texts)), texts, tokens, strict=True):
         if len(ids) <= tokenizer.num_special_tokens_to_add(is_pair=False):
             raise InputError(
                 f"text {index} is {text[:40]!r}, which has nothing to embed",
