@@ -1,11 +1,13 @@
 """One shard: a safetensors file of embeddings that is written once, never changed, and named by the SHA-256 of its bytes.
 
 Contract: a row is a text's address (the SHA-256 of its UTF-8 bytes), its embedding, the CRC-32 of the embedding's bytes, and
-whether the text was cut. The header's metadata hold `description`, the JSON of everything that determines an embedding besides
-the text, and `rows`, the SHA-256 over addresses, checksums and cuts. What is read is checked, as far as it is read: opening
-checks size and header, `read_keys` addresses, checksums and cuts, and whoever reads an embedding its checksum, so that nothing
-damaged is used and no gigabytes are hashed to say so. `find_damage` reads it all. A damaged shard is an `InputError` that names
-it. A file that is cut short while it is mapped ends the process by a signal, as with any mapped file.
+whether the text was cut. The header's metadata hold, as the JSON in `shard`, the `description` of everything that determines an
+embedding besides the text, and `rows`, the SHA-256 over addresses, checksums and cuts.
+
+What is read is checked, as far as it is read: opening checks size and header, `read_keys` addresses, checksums and cuts, and
+whoever reads an embedding its checksum, so that nothing damaged is used and no gigabytes are hashed to say so. `find_damage`
+reads it all. A damaged shard is an `InputError` that names it. A file that is cut short while it is mapped ends the process by
+a signal, as with any mapped file.
 """
 
 import hashlib
@@ -49,6 +51,8 @@ class Shard:
     rows: int
     size: int
     """Bytes of the file."""
+    header: str
+    """SHA-256 of the file's head, which says where everything in it lies."""
 
     @property
     def file(self) -> str:
@@ -90,11 +94,13 @@ def write_aside(directory: Path, rows: Rows, description: dict) -> tuple[Path, S
     keys = Keys(np.ascontiguousarray(rows.addresses), checksums, np.ascontiguousarray(rows.cut))
     content = save(
         {"addresses": keys.addresses, "checksums": checksums, "cut": keys.cut, "embeddings": embeddings},
-        {"description": as_json(description), "rows": _digest(keys)},
+        # One entry, because several would come in an order that changes, and equal rows give equal shards.
+        {"shard": as_json({"description": description, "rows": _digest(keys)})},
     )
     path = make_directory(directory) / f"{ASIDE}{uuid.uuid4().hex}"
     write_flushed(path, content)
-    return path, Shard(hashlib.sha256(content).hexdigest(), len(rows.addresses), len(content))
+    head = content[: 8 + int.from_bytes(content[:8], "little")]
+    return path, Shard(_sha256(content), len(rows.addresses), len(content), _sha256(head))
 
 
 def write_flushed(path: Path, content: bytes) -> None:
@@ -187,27 +193,23 @@ def find_damage(path: Path, shard: Shard, description: dict) -> str | None:
 
 def read_shard_facts(path: Path) -> tuple[Shard, dict]:
     """A shard that no manifest lists and the description in its header, both unchecked; `InputError` where it has no header."""
-    header = _read_header(path)
+    head = _read_head(path)
     try:
-        rows = header["addresses"]["shape"][0]
-        return Shard(path.stem, rows, path.stat().st_size), json.loads(header["__metadata__"]["description"])
-    except (KeyError, TypeError, ValueError) as error:
+        header = json.loads(head[8:])
+        shard = Shard(path.stem, header["addresses"]["shape"][0], path.stat().st_size, _sha256(head))
+        return shard, json.loads(header["__metadata__"]["shard"])["description"]
+    except (LookupError, TypeError, ValueError) as error:
         raise damaged(path, "has a header that is no shard's") from error
 
 
-def _read_header(path: Path) -> dict:
-    """The JSON at the head of a safetensors file, with the place of the first tensor as 'start'."""
+def _read_head(path: Path) -> bytes:
+    """The length and the JSON at the head of a safetensors file."""
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= _LARGEST_HEADER else None
+            length = file.read(8)
+            return length + file.read(min(int.from_bytes(length, "little"), _LARGEST_HEADER))
     except OSError as error:
         raise damaged(path, f"can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise damaged(path, "has a header that can't be read") from error
-    if not isinstance(header, dict):
-        raise damaged(path, "has a header that can't be read")
-    return header | {"start": 8 + length}
 
 
 def _check_header(path: Path, shard: Shard, description: dict) -> tuple[dict[str, int], str]:
@@ -216,23 +218,27 @@ def _check_header(path: Path, shard: Shard, description: dict) -> tuple[dict[str
         raise damaged(path, "is missing")
     if path.stat().st_size != shard.size:
         raise damaged(path, f"has {path.stat().st_size:,} bytes instead of {shard.size:,}")
-    header = _read_header(path)
-    start, metadata = header.pop("start"), header.pop("__metadata__", {})
+    head = _read_head(path)
+    if _sha256(head) != shard.header:
+        raise damaged(path, "has an altered header")
+    header = json.loads(head[8:])
+    facts = json.loads(header.pop("__metadata__")["shard"])
     expected = {
         "addresses": ("U8", [shard.rows, ADDRESS_BYTES]),
         "checksums": ("U32", [shard.rows]),
         "cut": ("BOOL", [shard.rows]),
         "embeddings": (NUMBERS[description["stored_as"]][1], [shard.rows, description["dimension"]]),
     }
-    found = {name: (tensor.get("dtype"), tensor.get("shape")) for name, tensor in header.items()}
+    found = {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()}
     if found != expected:
         raise damaged(path, f"holds {found} instead of {expected}")
-    if metadata.get("description") != as_json(description):
+    if as_json(facts["description"]) != as_json(description):
         raise damaged(path, "is of another teacher, or was made with other settings")
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    if start + max(ends) != shard.size:
-        raise damaged(path, "has a header that does not fit its size")
-    return {name: start + tensor["data_offsets"][0] for name, tensor in header.items()}, metadata.get("rows", "")
+    return {name: len(head) + tensor["data_offsets"][0] for name, tensor in header.items()}, facts["rows"]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(keys: Keys) -> str:

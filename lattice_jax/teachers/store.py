@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 import zlib
@@ -95,7 +96,7 @@ def read_manifest(directory: Path) -> tuple[dict, list[Shard]] | None:
         values = json.loads(path.read_bytes())
         description, shards = values["description"], [Shard(**entry) for entry in values["shards"]]
         known = values["format"] == FORMAT and description["stored_as"] in NUMBERS and description["dimension"] > 0
-        whole = all(shard.rows > 0 and shard.size > 0 and len(shard.sha256) == 64 for shard in shards)
+        whole = all(shard.rows > 0 and shard.size > 0 and len(shard.sha256) == len(shard.header) == 64 for shard in shards)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -290,10 +291,11 @@ def check_directory(directory: Path) -> Iterator[Condition]:
 
 
 def unlisted_shards(directory: Path) -> list[Path]:
-    """Shards in a directory that its manifest doesn't list."""
+    """Files in a directory that are named as shards are, and that its manifest doesn't list."""
     manifest = read_manifest(directory)
     listed = {shard.file for shard in manifest[1]} if manifest else set()
-    return [path for path in sorted(directory.glob(f"[!.]*{SUFFIX}")) if path.name not in listed]
+    named = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if re.fullmatch("[0-9a-f]{64}", path.stem)]
+    return [path for path in named if path.name not in listed]
 
 
 @contextmanager
