@@ -1,7 +1,7 @@
 """What bin/embed does: the embeddings of a whole corpus onto disk, and whether those on disk are as they were written.
 
 Contract: each function works on a directory and tells a console what it does. Embeddings go into
-`teachers.cache.store_directory(settings, out)`, which a run finds with `--config.teacher.cache_directory=OUT`; the corpus's
+`teachers.cache.teacher_store(settings, out)`, which a run finds with `--config.teacher.cache_directory=OUT`; the corpus's
 order goes beside them, see `teachers.cache.record_corpus`.
 """
 

@@ -10,10 +10,9 @@ from program import SMOKE, finish, run_here, start
 from lattice_jax import embedding
 from lattice_jax.config import TeacherConfig
 from lattice_jax.corpus.pairs import load_pairs
-from lattice_jax.teachers import cache
+from lattice_jax.teachers.cache import embed_texts, open_corpus, teacher_store
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.shards import MANIFEST
-from lattice_jax.teachers.store import Store, open_store
 
 MINILM = TeacherConfig(name="minilm")
 
@@ -41,12 +40,8 @@ def made(tmp_path_factory) -> Path:
     return out
 
 
-def opened(out: Path, settings: TeacherConfig = MINILM) -> Store:
-    return open_store(cache.store_directory(settings, out), cache.description(settings))
-
-
 def test_the_embeddings_of_a_corpus_are_found_in_its_order(made):
-    view = cache.open_corpus(opened(made), "ten")
+    view = open_corpus(teacher_store(MINILM, made), "ten")
     pairs = load_pairs("ten")
     texts = [pair.question for pair in pairs] + [pair.answer for pair in pairs]
     assert embedding.texts_of("ten") == texts
@@ -56,7 +51,7 @@ def test_the_embeddings_of_a_corpus_are_found_in_its_order(made):
 def test_a_run_takes_the_embeddings_from_there(made):
     config = TeacherConfig(name="minilm", cache_directory=str(made))
     computed = []
-    cache.embed_texts(embedding.texts_of("ten"), config, on_progress=lambda done, total: computed.append(done))
+    embed_texts(embedding.texts_of("ten"), config, on_progress=lambda done, total: computed.append(done))
     assert computed == []
 
 
@@ -78,7 +73,7 @@ def test_the_teacher_of_a_configuration_is_taken(program):
 
 
 def test_whole_embeddings_pass_the_check(program, made):
-    for directory in (made, cache.store_directory(MINILM, made)):
+    for directory in (made, teacher_store(MINILM, made).directory):
         printed = program("--check", directory)
         assert "20 │ 0.0 │ whole" in printed
         assert "as they were written" in printed
@@ -86,7 +81,7 @@ def test_whole_embeddings_pass_the_check(program, made):
 
 def test_a_shard_that_is_not_listed_passes_the_check_and_is_told(program, tmp_path):
     program("--teacher", "minilm", "--corpus", "ten", "--out", "out")
-    manifest = opened(tmp_path / "out").directory / MANIFEST
+    manifest = teacher_store(MINILM, tmp_path / "out").directory / MANIFEST
     values = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(values | {"shards": []}))
     assert "whole, not in manifest.json" in program("--check", "out")
@@ -99,7 +94,7 @@ def test_a_shard_that_is_not_listed_passes_the_check_and_is_told(program, tmp_pa
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_a_damaged_shard_does_not_pass_the_check(program, tmp_path, damage):
     program("--teacher", "minilm", "--corpus", "ten", "--out", "out")
-    path = opened(tmp_path / "out").shards[0].path
+    path = teacher_store(MINILM, tmp_path / "out").shards[0].path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content[:-1] if damage == "truncated" else content)

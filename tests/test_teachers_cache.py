@@ -23,11 +23,11 @@ from lattice_jax.teachers.cache import (
     extract,
     open_corpus,
     record_corpus,
-    store_directory,
+    teacher_store,
 )
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.shards import ASIDE, MANIFEST, Rows
-from lattice_jax.teachers.store import Store, addresses_of, open_store
+from lattice_jax.teachers.store import Store, addresses_of
 from lattice_jax.teachers.weights import MPNET, find_files
 
 TEXTS = [f"Cell {index} passes its state on to layer {index % 11}." for index in range(12)]
@@ -73,13 +73,9 @@ def plain(tmp_path_factory) -> np.ndarray:
     return embed(load_teacher(config), TEXTS, batch_size=4)
 
 
-def stored(config: TeacherConfig) -> Store:
-    return open_store(store_directory(config), description(config))
-
-
 def add(config: TeacherConfig, texts: list[str], embeddings: np.ndarray) -> Store:
     """Store embeddings that no teacher made."""
-    return stored(config).add(Rows(addresses_of(texts), embeddings, np.zeros(len(texts), np.bool_)))
+    return teacher_store(config).add(Rows(addresses_of(texts), embeddings, np.zeros(len(texts), np.bool_)))
 
 
 def test_order_and_duplicates_are_kept(config, plain):
@@ -88,18 +84,18 @@ def test_order_and_duplicates_are_kept(config, plain):
     found = embed_texts([TEXTS[i] for i in order], config, on_progress=progress)
     np.testing.assert_allclose(found, plain[order], atol=1e-6)
     assert progress.reports[-1] == (4, 4)
-    assert len(stored(config)) == 4
+    assert len(teacher_store(config)) == 4
 
 
 def test_only_missing_embeddings_are_computed(config):
     first = embed_texts(TEXTS[:5], config)
-    assert [shard.shard.rows for shard in stored(config).shards] == [5]
+    assert [shard.shard.rows for shard in teacher_store(config).shards] == [5]
     again, more = Progress(), Progress()
     np.testing.assert_array_equal(embed_texts(TEXTS[4::-1], config, on_progress=again), first[::-1])
     assert again.reports == []
     np.testing.assert_array_equal(embed_texts(TEXTS[:8], config, on_progress=more)[:5], first)
     assert more.reports[-1] == (3, 3)
-    assert [shard.shard.rows for shard in stored(config).shards] == [5, 3]
+    assert [shard.shard.rows for shard in teacher_store(config).shards] == [5, 3]
 
 
 def test_no_text_has_no_embedding(config):
@@ -123,21 +119,21 @@ def test_shards_are_as_large_as_they_may_be(config, monkeypatch):
     monkeypatch.setattr(cache, "SHARD_ROWS", 5)
     progress = Progress()
     extract(TEXTS[:7], config, on_progress=progress)
-    assert [shard.shard.rows for shard in stored(config).shards] == [4, 3]
+    assert [shard.shard.rows for shard in teacher_store(config).shards] == [4, 3]
     assert [done for done, _ in progress.reports] == [2, 4, 6, 7]
     monkeypatch.setattr(cache, "SHARD_SECONDS", 0.0)
     extract(TEXTS, config)
-    assert [shard.shard.rows for shard in stored(config).shards] == [4, 3, 2, 2, 1]
+    assert [shard.shard.rows for shard in teacher_store(config).shards] == [4, 3, 2, 2, 1]
 
 
 @pytest.mark.parametrize(("stored_as", "nearest", "furthest"), [("float16", 1e-9, 3e-4), ("bfloat16", 1e-6, 2e-3)])
 def test_smaller_numbers_have_a_store_of_their_own(config, plain, stored_as, nearest, furthest):
     smaller = TeacherConfig(name="minilm", batch_size=4, cache_directory=config.cache_directory, stored_as=stored_as)
-    assert store_directory(smaller) != store_directory(config)
+    assert teacher_store(smaller).directory != teacher_store(config).directory
     difference = np.abs(embed_texts(TEXTS, smaller) - plain).max()
     assert nearest < difference < furthest
     np.testing.assert_allclose(embed_texts(TEXTS, config), plain, atol=1e-6)
-    assert stored(smaller).size < stored(config).size * 0.55
+    assert teacher_store(smaller).size < teacher_store(config).size * 0.55
 
 
 def test_the_weights_are_not_read_when_everything_is_cached(tmp_path):
@@ -161,7 +157,7 @@ def test_unusable_embeddings_are_refused(config, monkeypatch, make):
     monkeypatch.setattr(cache, "encode", lambda teacher, tokens, **_: np.zeros((len(tokens), 384), np.float32))
     with pytest.raises(InputError, match="zero or not finite"):
         make(TEXTS[3:5], config)
-    assert len(stored(config)) == 3
+    assert len(teacher_store(config)) == 3
 
 
 def test_collapse_is_refused_before_much_is_computed(config, monkeypatch):
@@ -173,7 +169,7 @@ def test_collapse_is_refused_before_much_is_computed(config, monkeypatch):
     with pytest.raises(InputError, match="all alike"):
         extract(TEXTS, config)
     assert calls == [4]
-    assert len(stored(config)) == 0
+    assert len(teacher_store(config)) == 0
 
 
 def test_a_bad_text_is_named_by_its_place_among_all(config, monkeypatch):
@@ -182,12 +178,12 @@ def test_a_bad_text_is_named_by_its_place_among_all(config, monkeypatch):
     for bad in ("", "half \ud800"):
         with pytest.raises(InputError, match="text 9 "):
             extract([*TEXTS[:9], bad], config)
-    assert len(stored(config)) == 5, "a bad text is found before anything is computed"
+    assert len(teacher_store(config)) == 5, "a bad text is found before anything is computed"
 
 
 def test_a_damaged_shard_is_named_and_may_be_deleted(config):
     first = embed_texts(TEXTS[:3], config)
-    path = stored(config).shards[0].path
+    path = teacher_store(config).shards[0].path
     content = bytearray(path.read_bytes())
     place = content.index(first[1].tobytes())
     content[place] ^= 1
@@ -204,17 +200,25 @@ def test_a_damaged_shard_is_named_and_may_be_deleted(config):
 
 def test_the_store_is_named_by_all_that_determines_an_embedding(monkeypatch):
     configs = [TeacherConfig(name=name, stored_as=kind) for name in ("minilm", "mpnet") for kind in ("float32", "bfloat16")]
-    before = {store_directory(config) for config in configs}
+    before = {teacher_store(config).directory for config in configs}
     monkeypatch.setattr(cache, "ENCODER_REVISION", cache.ENCODER_REVISION + 1)
-    after = {store_directory(config) for config in configs}
+    after = {teacher_store(config).directory for config in configs}
     assert len(before | after) == 8
     assert {"model.safetensors", "tokenizer.json"} <= description(configs[0])["files"].keys()
+
+
+def test_a_store_is_found_under_whatever_name_it_was_made(config):
+    first = extract(TEXTS[:2], config).embeddings.store.directory
+    assert first.name.startswith("minilm-")
+    renamed = first.rename(first.with_name(first.name.replace("minilm", "another-name")))
+    again = extract(TEXTS[:2], config)
+    assert (again.new, again.embeddings.store.directory) == (0, renamed)
 
 
 def test_a_killed_process_loses_one_shard_at_most(config, plain):
     killed = subprocess.run([sys.executable, "-c", SCRIPT, config.cache_directory, "8", *TEXTS], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert len(stored(config)) == 8
+    assert len(teacher_store(config)) == 8
     progress = Progress()
     np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports[-1] == (4, 4)
@@ -225,13 +229,13 @@ def test_a_process_may_be_killed_at_any_moment(config):
     texts = [f"{text} {number} times." for text in TEXTS for number in range(50)]
     command = [sys.executable, "-c", SCRIPT, config.cache_directory, "999", *texts]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not (store_directory(config) / MANIFEST).exists():
+    while not (teacher_store(config).directory / MANIFEST).exists():
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(random.SystemRandom().uniform(0.0, 0.3))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = len(stored(config).adopt())
+    kept = len(teacher_store(config).adopt())
     assert kept % 4 == 0
     progress = Progress()
     found = embed_texts(texts, config, on_progress=progress)
@@ -241,7 +245,7 @@ def test_a_process_may_be_killed_at_any_moment(config):
 
 def test_what_a_process_named_but_did_not_list_is_not_computed_again(config, plain):
     embed_texts(TEXTS, config)
-    path = store_directory(config) / MANIFEST
+    path = teacher_store(config).directory / MANIFEST
     values = json.loads(path.read_text())
     values["shards"] = []
     path.write_text(json.dumps(values))
@@ -262,7 +266,7 @@ def test_two_processes_may_fill_one_cache(config, plain):
     progress = Progress()
     np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports == []
-    assert not list(store_directory(config).glob(f"{ASIDE}*"))
+    assert not list(teacher_store(config).directory.glob(f"{ASIDE}*"))
 
 
 def test_what_another_process_stored_meanwhile_is_left_out(config, monkeypatch):
@@ -278,7 +282,7 @@ def test_what_another_process_stored_meanwhile_is_left_out(config, monkeypatch):
     monkeypatch.setattr(cache, "encode", encode_beside_another)
     found = extract(TEXTS, config)
     assert (calls, found.new) == ([4], 4)
-    assert len(stored(config)) == 12
+    assert len(teacher_store(config)) == 12
     np.testing.assert_array_equal(found.embeddings[:], np.eye(12, 384))
 
 
@@ -288,7 +292,7 @@ def test_the_order_of_a_corpus_is_found_again(config, plain):
     store = extract(TEXTS, config).embeddings.store
     path = record_corpus(store, "folder/my pairs.jsonl", addresses_of(texts))
     assert path.parent == store.directory / "corpora"
-    np.testing.assert_allclose(open_corpus(stored(config), "folder/my pairs.jsonl")[:], plain[order], atol=1e-6)
+    np.testing.assert_allclose(open_corpus(teacher_store(config), "folder/my pairs.jsonl")[:], plain[order], atol=1e-6)
     record_corpus(store, "folder/my pairs.jsonl", addresses_of(["never embedded"]))
     with pytest.raises(InputError, match=r"1 of 1 texts of 'folder/my pairs.jsonl' are not stored"):
         open_corpus(store, "folder/my pairs.jsonl")

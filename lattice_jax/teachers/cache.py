@@ -75,7 +75,7 @@ def embed_texts(
 def extract(
     texts: Sequence[str], config: TeacherConfig, *, directory: Path | None = None, on_progress: Progress | None = None
 ) -> Extraction:
-    """As `embed_texts`, for any number of texts, into `store_directory(config, directory)`; the result stays on disk.
+    """As `embed_texts`, for any number of texts, into `teacher_store(config, directory)`; the result stays on disk.
 
     Embeddings that nothing can be learned from are refused as by `check_embeddings`: zero or not finite before they are stored,
     collapsed by a sample.
@@ -89,7 +89,7 @@ def extract(
 
 def _extract(texts: Sequence[str], config: TeacherConfig, directory: Path | None, on_progress: Progress | None) -> Extraction:
     addresses = addresses_of(texts)
-    store = open_store(store_directory(config, directory), description(config))
+    store = teacher_store(config, directory)
     missing = _missing(store, addresses)
     if len(missing):
         store = store.adopt()
@@ -121,10 +121,15 @@ def description(config: TeacherConfig) -> dict:
     }
 
 
-def store_directory(config: TeacherConfig, directory: Path | None = None) -> Path:
-    """Where the embeddings of a teacher lie, below `directory` or the configured one; one for each description."""
-    name = hashlib.sha256(as_json(description(config)).encode()).hexdigest()[:16]
-    return (directory or Path(config.cache_directory)) / f"{Path(config.name).name}-{name}"
+def teacher_store(config: TeacherConfig, directory: Path | None = None) -> Store:
+    """The embeddings of a teacher below `directory` or the configured one, in NAME-HASH, one for each description.
+
+    The hash decides; the name is for people, and that under which the teacher was embedded first.
+    """
+    wanted, root = description(config), directory or Path(config.cache_directory)
+    key = hashlib.sha256(as_json(wanted).encode()).hexdigest()[:16]
+    own = root / f"{Path(config.name).resolve().name}-{key}"
+    return open_store(next(root.glob(f"*-{key}"), own), wanted)
 
 
 def record_corpus(store: Store, name: str, addresses: UInt8[np.ndarray, "texts 32"]) -> Path:
