@@ -110,11 +110,13 @@ def measure(directory: Path, description: dict) -> dict:
     times = np.array([seconds_of(lambda rows=rows: store.read(rows)) for rows in batches])
     found |= {"batch_median_seconds": float(np.median(times)), "batch_slow_seconds": float(np.percentile(times, 95))}
     numbers, _ = NUMBERS[description["stored_as"]]
-    bare = store.shards[0].map_embeddings().view(numbers)
+    bare = store.shards[0].map_embeddings().rows.view(numbers)
     places = batches % len(bare)
     found["bare_median_seconds"] = float(np.median([seconds_of(lambda rows=rows: bare[rows]) for rows in places]))
     every = random.permutation(len(store))
-    found["epoch_seconds"] = seconds_of(lambda: [store.read(every[at : at + BATCH]) for at in range(0, len(every), BATCH)])
+    found["epoch_seconds"] = sum(
+        seconds_of(lambda at=at: store.read(every[at : at + BATCH])) for at in range(0, len(every), BATCH)
+    )
     found["rss_peak"] = peak_memory()
     found["check_seconds"] = seconds_of(lambda: [condition.damage for condition in check_directory(directory)])
     return found | {"size_bytes": store.size, "shards": len(store.shards)}

@@ -416,13 +416,30 @@ def test_what_was_left_half_written_goes_after_an_hour(filled, tmp_path):
     assert (old.exists(), new.exists()) == (False, True)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAPPED_BYTES", 3 * store_module.FAULT_BYTES), ("MAPPED_SHARDS", 1)])
-def test_mappings_are_let_go(filled, monkeypatch, limit, value):
-    monkeypatch.setattr(store_module, limit, value)
-    mapped = []
-    whole = filled._map
+def test_no_more_shards_are_mapped_than_may_be(filled, monkeypatch):
+    monkeypatch.setattr(store_module, "MAPPED_SHARDS", 2)
+    mapped, whole = [], filled._map
     monkeypatch.setattr(filled, "_map", lambda shard: (whole(shard), mapped.append(len(filled._mapped)))[0])
     order = np.random.default_rng(0).permutation(30)
     np.testing.assert_array_equal(filled.read(filled.find(ROWS.addresses[order])), ROWS.embeddings[order])
-    assert max(mapped) <= 2 or limit == "MAPPED_BYTES"
-    assert min(mapped[1:]) == 1
+    assert set(mapped) == {1, 2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of mapped files is read from /proc")
+def test_reading_everything_does_not_hold_everything(tmp_path, monkeypatch):
+    """64 MB in four shards, of which 16 may be held."""
+
+    def held() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) << 10
+
+    monkeypatch.setattr(store_module, "MAPPED_BYTES", 16 << 20)
+    store = open_store(tmp_path, description(dimension=4096))
+    for number in range(4):
+        store = store.add(random_rows([f"{number}.{row}" for row in range(1024)], 4096))
+    store.read(np.arange(0, len(store), 1000))
+    before, most = held(), 0
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(store)), 100):
+        store.read(rows)
+        most = max(most, held())
+    assert most - before <= 16 << 20

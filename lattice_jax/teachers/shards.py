@@ -12,6 +12,7 @@ a signal, as with any mapped file.
 
 import hashlib
 import json
+import mmap
 import os
 import uuid
 import zlib
@@ -74,6 +75,14 @@ class Keys(NamedTuple):
     addresses: UInt8[np.ndarray, "rows 32"]
     checksums: UInt32[np.ndarray, " rows"]
     cut: Bool[np.ndarray, " rows"]
+
+
+class Mapped(NamedTuple):
+    """The embeddings of a shard in mapped memory."""
+
+    memory: mmap.mmap
+    """For `madvise`, which np.memmap does not offer."""
+    rows: UInt8[np.ndarray, "rows bytes"]
 
 
 def as_json(description: dict) -> str:
@@ -153,13 +162,15 @@ class OpenShard:
             raise damaged(self.path, "holds altered addresses, checksums or cuts")
         return keys
 
-    def map_embeddings(self) -> UInt8[np.ndarray, "rows bytes"]:
-        """The embeddings' bytes as they lie in the file, unchecked: `check_row` is for what is read of them."""
+    def map_embeddings(self) -> Mapped:
+        """The embeddings' bytes as they lie in the file, unchecked, see `refuse_row`."""
         found = self.path.stat().st_size if self.path.is_file() else 0
         if found != self.shard.size:
             raise damaged(self.path, f"has {found:,} bytes instead of {self.shard.size:,}")
-        shape = (self.shard.rows, self._width)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", self._offsets["embeddings"], shape))
+        with self.path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start, count = self._offsets["embeddings"], self.shard.rows
+        return Mapped(memory, np.frombuffer(memory, np.uint8, count * self._width, start).reshape(count, self._width))
 
     def refuse_row(self, row: int) -> InputError:
         """What is raised where the bytes of an embedding don't have its checksum."""

@@ -17,6 +17,7 @@ Memory: 53 bytes a row for the index, and at most `MAPPED_BYTES` of mapped pages
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import re
 import time
@@ -39,6 +40,7 @@ from lattice_jax.teachers.shards import (
     NUMBERS,
     SUFFIX,
     Keys,
+    Mapped,
     OpenShard,
     Rows,
     Shard,
@@ -55,14 +57,14 @@ from lattice_jax.teachers.weights import make_directory
 FORMAT = 1
 """Of the manifest and the shards; a store of another format is refused."""
 
-MAPPED_BYTES = 256 << 20
-"""Mapped memory after which the mappings are let go: pages that were read would else count as this process's own."""
+MAPPED_BYTES = 512 << 20
+"""Mapped memory after which the pages are let go, which would else count as this process's own; the files stay mapped."""
 
 MAPPED_SHARDS = 256
 """Shards mapped at once at most; each holds a file open."""
 
-FAULT_BYTES = 64 << 10
-"""What the system maps where one row is read."""
+FAULT_BYTES = 2 << 20
+"""What the system maps at most where one row is read: a large page (measured; 64 KiB elsewhere)."""
 
 ABANDONED_SECONDS = 3600
 """Age at which a file that was being written belongs to no living process."""
@@ -116,7 +118,7 @@ class Store:
         self.dimension: int = description["dimension"]
         self._numbers, _ = NUMBERS[description["stored_as"]]
         self._ends = np.cumsum([0, *(shard.shard.rows for shard in shards)])
-        self._mapped: dict[int, np.ndarray] = {}
+        self._mapped: dict[int, Mapped] = {}
         self._touched = 0
 
     def __len__(self) -> int:
@@ -177,13 +179,16 @@ class Store:
         return self._keys.cut[rows]
 
     def _map(self, shard: int) -> np.ndarray:
-        self._touched += max(FAULT_BYTES, self.dimension * self._numbers.itemsize)
-        if self._touched > MAPPED_BYTES or len(self._mapped) > MAPPED_SHARDS:
-            self._mapped.clear()
-            self._touched = 0
+        self._touched += FAULT_BYTES
+        if self._touched > MAPPED_BYTES:
+            for mapped in self._mapped.values():
+                mapped.memory.madvise(mmap.MADV_DONTNEED)
+            self._touched = FAULT_BYTES
         if shard not in self._mapped:
+            if len(self._mapped) >= MAPPED_SHARDS:
+                self._mapped.clear()
             self._mapped[shard] = self.shards[shard].map_embeddings()
-        return self._mapped[shard]
+        return self._mapped[shard].rows
 
     def refreshed(self) -> "Store":
         """The store as it is listed now; this very object if nothing was added."""
