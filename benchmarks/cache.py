@@ -140,8 +140,9 @@ def table(found: dict) -> str:
     lines += ["", f"{machine['processor']}, {machine['cores']} cores, Python {machine['versions']['python']}; files warm.", ""]
     reached = all(values["batch_median_seconds"] <= GOAL_SECONDS for values in kinds.values())
     lines += [
-        f"The goal for {BATCH} random rows, {GOAL_SECONDS * 1e6:.0f} microseconds, was {'' if reached else 'not '}reached. A read "
-        "checks the CRC-32 of every row, and mapped pages are let go at 512 MB, after which the system has to map them again."
+        f"The goal for {BATCH} random rows, {GOAL_SECONDS * 1e6:.0f} microseconds, was {'' if reached else 'not '}reached. "
+        "A read checks the CRC-32 of every row, and mapped pages are let go at 512 MB, after which the system has to map them "
+        "again."
     ]
     return "\n".join(lines) + "\n"
 
