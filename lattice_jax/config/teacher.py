@@ -35,6 +35,8 @@ class TeacherConfig:
     """Texts encoded at once."""
     cache_directory: str = ".cache/embeddings"
     """Where embeddings are kept, by teacher and text; created when missing."""
+    stored_as: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Numbers of the embeddings that are kept; each kind has its own store. They are computed and used as float32."""
 
     def __post_init__(self):
         require_kinds(self, "teacher.")

@@ -124,10 +124,10 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings) -> TeacherTokenizer:
     return TeacherTokenizer(checkpoint.tokenizer, settings.template)
 
 
-def tokenize(teacher: TeacherTokenizer, texts: Sequence[str]) -> list[Tokens]:
-    """Every text as tokens; `InputError` names the first text, counted from 0, that has none."""
-    tokenizer = teacher.tokenizer
-    for index, text in enumerate(texts):
+def tokenize(teacher: TeacherTokenizer, texts: Sequence[str], places: Sequence[int] | None = None) -> list[Tokens]:
+    """Every text as tokens; `InputError` names the first text that has none, by its place among `texts` or that in `places`."""
+    tokenizer, places = teacher.tokenizer, range(len(texts)) if places is None else places
+    for index, text in zip(places, texts, strict=True):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -139,7 +139,7 @@ def tokenize(teacher: TeacherTokenizer, texts: Sequence[str]) -> list[Tokens]:
     templated = teacher.template != PLACE_OF_TEXT
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
     encodings = tokenizer.encode_batch(list(texts))
-    for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+    for index, text, encoding in zip(places, texts, encodings, strict=True):
         if len(encoding.ids) <= special:
             raise InputError(
                 f"text {index} is {text[:40]!r}, which has nothing to embed",
