@@ -127,7 +127,7 @@ def compare(config: TeacherConfig, chosen: list[str], turns: int) -> dict:
 
 def table(found: dict) -> str:
     """Markdown of the figures, with the machine they were measured on."""
-    lines = ["| teacher | texts | this package, texts/s | torch, texts/s | faster by | largest difference |"]
+    lines = ["| teacher | texts | this package, texts/s | torch, texts/s | ours over torch | largest difference |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for name, row in found["teachers"].items():
         cells = [
