@@ -102,8 +102,12 @@ class Attention(nn.Module):
         # Heads before positions: XLA's batched products on the CPU are three times as fast than with the heads between.
         query, key, value = joined.reshape(batch, length, 3, heads, width).transpose(2, 0, 3, 1, 4)
         scores = jnp.einsum("bhqc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32) / math.sqrt(width)
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.numbers)
-        mixed = jnp.einsum("bhqk,bhkc->bhqc", weights, value).transpose(0, 2, 1, 3).reshape(hidden.shape)
+        scores = scores + bias
+        # The softmax divides after the product, where there are fewer numbers: a quarter less time on the CPU.
+        exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        mixed = jnp.einsum("bhqk,bhkc->bhqc", exponentials.astype(self.numbers), value, preferred_element_type=jnp.float32)
+        mixed = mixed / jnp.sum(exponentials, axis=-1, keepdims=True)
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(hidden.shape).astype(self.numbers)
         return nn.Dense(size, dtype=self.numbers, name="output")(mixed)
 
 
