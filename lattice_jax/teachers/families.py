@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from flax import linen as nn
 
-from lattice_jax.teachers import bert_checkpoints
+from lattice_jax.teachers import bert_checkpoints, llama
 
 
 class EncoderSizes(Protocol):
@@ -48,7 +48,17 @@ _BERT = Family(
     bert_checkpoints.read_config, bert_checkpoints.build, bert_checkpoints.parameter_names, bert_checkpoints.not_needed
 )
 
-FAMILIES: dict[str, Family] = {"bert": _BERT, "distilbert": _BERT, "mpnet": _BERT, "roberta": _BERT, "xlm-roberta": _BERT}
+_LLAMA = Family(llama.read_config, llama.Llama, llama.parameter_names, llama.not_needed)
+
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "distilbert": _BERT,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mpnet": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+}
 
 
 def known_families() -> str:

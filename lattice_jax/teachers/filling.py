@@ -42,23 +42,34 @@ def fill(
     wanted: path -> shape, see `parameter_shapes`.
     not_needed: tensors that may be there and are left out.
     """
+    filled = {}
+    for path, parts in check_fit(tensors, names, wanted, not_needed, family).items():
+        turned = [_turned(tensors[name], path) for name in parts]
+        joined = turned[0] if len(turned) == 1 else np.concatenate(turned, axis=-1)
+        filled[path] = jnp.asarray(joined.astype(numbers))
+    return unflatten_dict(filled, sep="/")
+
+
+def check_fit(
+    tensors: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    wanted: Mapping[str, tuple[int, ...]],
+    not_needed: Collection[str],
+    family: str,
+) -> dict[str, list[str]]:
+    """Path -> the tensors that fill it, found to be whole by names and shapes alone; arguments as for `fill`."""
     parts: dict[str, list[str]] = defaultdict(list)
     for name, path in names.items():
         parts[path].append(name)
     missing = {path: [name for name in parts[path] if name not in tensors] for path in wanted}
     unknown = sorted(set(tensors) - set(names) - set(not_needed))
     unfilled = sorted(path for path in wanted if not parts[path] or missing[path])
-    filled, misshapen = {}, []
+    misshapen = []
     for path, shape in wanted.items():
-        if not parts[path] or missing[path]:
+        if path in unfilled:
             continue
-        # Checkpoints hold dense weights as [out, in], linen as [in, out].
-        turned = [tensors[name].T if path.endswith("/kernel") else tensors[name] for name in parts[path]]
-        found = _joined_shape([tensor.shape for tensor in turned])
-        if found == shape:
-            joined = turned[0] if len(turned) == 1 else np.concatenate(turned, axis=-1)
-            filled[path] = jnp.asarray(joined.astype(numbers))
-        else:
+        found = _joined_shape([_turned(tensors[name], path).shape for name in parts[path]])
+        if found != shape:
             misshapen.append(f"{path} {found} instead of {shape}")
     if unknown or unfilled or misshapen:
         raise InputError(
@@ -67,7 +78,12 @@ def fill(
             expected=f"the tensors of a {family} checkpoint as its config.json describes it, none missing and none more",
             fix="use the model's own config.json and weights, both from one checkpoint",
         )
-    return unflatten_dict(filled, sep="/")
+    return {path: parts[path] for path in wanted}
+
+
+def _turned(tensor: np.ndarray, path: str) -> np.ndarray:
+    """Checkpoints hold dense weights as [out, in], linen as [in, out]."""
+    return tensor.T if path.endswith("/kernel") else tensor
 
 
 def _joined_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | str:
