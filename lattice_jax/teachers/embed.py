@@ -28,10 +28,12 @@ from lattice_jax.errors import InputError
 from lattice_jax.teachers.checkpoint import Checkpoint
 from lattice_jax.teachers.families import FAMILIES
 from lattice_jax.teachers.filling import fill, parameter_shapes
+from lattice_jax.teachers.llama import LlamaConfig
 from lattice_jax.teachers.settings import Pooling, Settings, encoder_sizes, settle
+from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed
 from lattice_jax.teachers.weights import open_teacher
 
-PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 """Lengths that texts are padded to, in tokens; longer texts are padded to the teacher's maximum. One compilation each: finer
 steps would spend on compiling what they save on padding."""
 
@@ -40,6 +42,10 @@ FULL_BATCH_LENGTH = 64
 
 COLLAPSED_COSINE = 0.999
 """Mean cosine between the embeddings of different texts above which they are refused; 100 real questions have 0.43."""
+
+TOKENS_PER_SWEEP = 65_536
+"""Padded tokens that go through the layers of a streamed teacher together, so that each layer is read once for all of them.
+Their states are what memory holds beside one layer: 1.1 GB in float32 at 4096 numbers a token."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of texts done and of all texts to do."""
@@ -72,6 +78,9 @@ class Teacher:
     padding_id: int
     encoder: nn.Module
     parameters: dict[str, Any]
+    """None of them where the teacher is streamed."""
+    streamed: Streamed | None = None
+    """Where the layers come from disk one after the other instead."""
 
 
 def load_tokenizer(config: TeacherConfig) -> TeacherTokenizer:
@@ -87,15 +96,18 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     settings = settle(config, checkpoint, sizes)
     name = checkpoint.config["model_type"]
     family, tensors = FAMILIES[name], checkpoint.tensors
-    encoder = family.build(sizes, settings.numbers)
-    parameters = fill(
-        tensors,
-        family.names(sizes, tensors),
-        parameter_shapes(encoder),
-        family.not_needed(sizes, tensors),
-        name,
-        numbers=settings.numbers,
-    )
+    encoder, streamed, parameters = family.build(sizes, settings.numbers), None, {}
+    if config.streamed:
+        if not isinstance(sizes, LlamaConfig):
+            raise InputError(
+                f"teacher.streamed is set for a teacher of the family {name}",
+                expected="a teacher of the family llama or mistral, whose layers can be streamed",
+                fix="leave out --config.teacher.streamed",
+            )
+        streamed = open_streamed(tensors, sizes, numbers=settings.numbers)
+    else:
+        names, not_needed = family.names(sizes, tensors), family.not_needed(sizes, tensors)
+        parameters = fill(tensors, names, parameter_shapes(encoder), not_needed, name, numbers=settings.numbers)
     return Teacher(
         tokenizer=_tokenizer(checkpoint, settings),
         settings=settings,
@@ -103,6 +115,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
         padding_id=sizes.padding_id,
         encoder=encoder,
         parameters=parameters,
+        streamed=streamed,
     )
 
 
@@ -153,16 +166,51 @@ def encode(
 ) -> Float32[np.ndarray, "texts dimension"]:
     """Embeddings of tokenized texts, in their order, unchecked."""
     embeddings = np.empty((len(tokens), teacher.dimension), np.float32)
+    planned = list(batches([len(text.ids) for text in tokens], batch_size, teacher.settings.max_length))
     done = 0
-    for length, size, members in batches([len(text.ids) for text in tokens], batch_size, teacher.settings.max_length):
+    for group in [[batch] for batch in planned] if teacher.streamed is None else sweeps(planned):
         # Rows that no text fills repeat those that are there: the shape stays, and no row is without tokens.
-        token_ids, mask = pad([tokens[member].ids for member in np.resize(members, size)], length, teacher.padding_id)
-        encoded = _encode_batch(teacher.parameters, token_ids, mask, encoder=teacher.encoder, settings=teacher.settings)
-        embeddings[members] = np.asarray(encoded)[: len(members)]
-        done += len(members)
+        padded = [
+            Batch(*pad([tokens[member].ids for member in np.resize(members, size)], length, teacher.padding_id))
+            for length, size, members in group
+        ]
+        texts = sum(len(members) for _, _, members in group)
+
+        def count_on(layer: int, layers: int, before: int = done, texts: int = texts) -> None:
+            if on_batch is not None and layer < layers:
+                on_batch(before + texts * layer // layers, len(tokens))
+
+        for (_, _, members), vectors in zip(group, _encode_padded(teacher, padded, count_on), strict=True):
+            embeddings[members] = vectors[: len(members)]
+        done += texts
         if on_batch is not None:
             on_batch(done, len(tokens))
     return embeddings
+
+
+def sweeps(planned: Sequence[tuple[int, int, list[int]]]) -> Iterator[list[tuple[int, int, list[int]]]]:
+    """The batches in groups of at most `TOKENS_PER_SWEEP` padded tokens, or of one batch that is larger."""
+    group, tokens = [], 0
+    for batch in planned:
+        length, size, _ = batch
+        if group and tokens + length * size > TOKENS_PER_SWEEP:
+            yield group
+            group, tokens = [], 0
+        group.append(batch)
+        tokens += length * size
+    if group:
+        yield group
+
+
+def _encode_padded(teacher: Teacher, padded: Sequence[Batch], on_layer: Progress) -> list[np.ndarray]:
+    """One vector for each text of each batch; `on_layer` is called where layers are streamed."""
+    settings = teacher.settings
+    if teacher.streamed is None:
+        encode_batch = partial(_encode_batch, encoder=teacher.encoder, settings=settings)
+        return [np.asarray(encode_batch(teacher.parameters, batch.token_ids, batch.mask)) for batch in padded]
+    pool = POOLINGS[settings.pooling]
+    pooled = encode_streamed(teacher.streamed, padded, pool=pool, states=settings.layers, on_layer=on_layer)
+    return [np.asarray(unit_length(jnp.asarray(vectors))) if settings.normalise else vectors for vectors in pooled]
 
 
 def pad(texts: Sequence[Sequence[int]], length: int, padding_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ checked as a whole before anything is read of it.
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,15 +80,16 @@ def encode_streamed(
             expected=f"numbers from 0, the embeddings, to {levels - 1}, the last layer, or from -{levels} to -1",
             fix="change the layers that the embeddings are taken from",
         )
-    wanted = {state % levels for state in states}
+    wanted = Counter(state % levels for state in states)
     sums = [np.zeros((1, 1), np.float32)] * len(batches)
     for level, hidden in enumerate(sweep(streamed, batches, last=max(wanted), prefetch=prefetch)):
         if level in wanted:
             for index, (state, batch) in enumerate(zip(hidden, batches, strict=True)):
-                sums[index] = sums[index] + np.asarray(pool(jnp.asarray(state), jnp.asarray(batch.mask)), np.float32)
+                pooled = np.asarray(pool(jnp.asarray(state, jnp.float32), jnp.asarray(batch.mask)))
+                sums[index] = sums[index] + np.float32(wanted[level]) * pooled
         if on_layer is not None:
             on_layer(level, max(wanted))
-    return [total / np.float32(len(wanted)) for total in sums]
+    return [total / np.float32(wanted.total()) for total in sums]
 
 
 def sweep(
