@@ -9,7 +9,7 @@ Source: the GGUF specification, github.com/ggml-org/ggml, docs/gguf.md.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,8 @@ def checkpoint_rows(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def open_gguf(path: Path, hashes: Mapping[str, str]) -> Checkpoint:
     """The checkpoint that a GGUF file holds; `hashes` are those of the file, already found to be right."""
-    file = GgufFile(path)
+    stat = path.stat()
+    file = _parsed(path, stat.st_size, stat.st_mtime_ns)
     config = read_config(file)
     return Checkpoint(
         config=config,
@@ -153,6 +154,12 @@ def open_gguf(path: Path, hashes: Mapping[str, str]) -> Checkpoint:
         directory=path.parent,
         open_weights=lambda: DequantisedTensors(file, config),
     )
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, size: int, changed: int) -> GgufFile:  # size and time of change are there to key the cache
+    """The file, whose 50,000 words take seconds to go through."""
+    return GgufFile(path)
 
 
 def read_config(file: GgufFile) -> dict[str, Any]:
