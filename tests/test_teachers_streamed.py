@@ -1,18 +1,29 @@
 """Layers from disk one after the other: the same states as all at once, and what is read of the checkpoint and when."""
 
+import dataclasses
 import gc
+import json
+import runpy
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_teachers_llama import DATA, VARIANTS, load, reference
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lattice_jax.errors import InputError
+from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.teachers.checkpoint import open_tensors
-from lattice_jax.teachers.embed import last_pool, mean_pool
+from lattice_jax.teachers.embed import TOKENS_PER_SWEEP, last_pool, mean_pool, sweeps
 from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed, sweep
+
+CONFIGURATION = Path(__file__).parents[1] / "configs" / "llama3_8b.py"
 
 
 class Watched(Mapping[str, np.ndarray]):
@@ -115,6 +126,35 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_read():
     del tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(InputError, match=r"no tensor fills: \['layer_1/widen/weight'\]"):
         open_streamed(tensors, config)
+
+
+def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
+    shutil.copytree(DATA / "llama_3", tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 8192}))
+    words = {word: index for index, word in enumerate(["<unk>", *map(str, range(47))])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    shipped = runpy.run_path(str(CONFIGURATION))["CONFIG"].teacher
+    config = dataclasses.replace(shipped, name=str(tmp_path), numbers="float32", cache_directory=str(tmp_path / "cache"))
+    assert config.streamed
+    found = embed_texts(["1 2 3", "40 7"], config)
+    _, encoder, variables = load("llama_3")
+    for text, embedding in zip(["1 2 3", "40 7"], found, strict=True):
+        ids = tokenizer.encode(config.template.replace("{text}", text)).ids
+        state = encoder.apply(variables, jnp.array([ids]), jnp.ones((1, len(ids)), bool))[-1][0, -1]
+        np.testing.assert_allclose(embedding, state / jnp.linalg.norm(state), atol=1e-5)
+
+
+def test_sweeps_hold_every_batch_once_and_few_tokens():
+    planned = [(1024, 20, [0]), (512, 90, [1]), (64, 300, [2]), (64, 4, [3]), (16, 10_000, [4]), (16, 1, [5])]
+    groups = list(sweeps(planned))
+    assert [batch for group in groups for batch in group] == planned
+    assert [len(group) for group in groups] == [1, 3, 1, 1]
+    sizes = [sum(length * size for length, size, _ in group) for group in groups]
+    # A batch that is larger than a sweep goes alone.
+    assert [size <= TOKENS_PER_SWEEP for size in sizes] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("states", [(3,), (-4,), ()])
