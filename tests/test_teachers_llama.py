@@ -209,7 +209,10 @@ def test_an_older_mistral_has_the_window_and_heads_of_the_7b_model():
         ({"num_key_value_heads": 7}, "7 key-value heads"),
         ({"hidden_size": 4100}, "hidden size 4100"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of different kinds"),
-        ({"num_hidden_layers": None, "vocab_size": "many"}, "vocab_size, num_hidden_layers"),
+        (
+            {"num_hidden_layers": None, "vocab_size": "many", "num_attention_heads": 0},
+            "vocab_size, num_hidden_layers, num_attent",
+        ),
     ],
 )
 def test_what_would_change_the_result_and_is_not_done_is_refused(change, message):

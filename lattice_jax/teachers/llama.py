@@ -69,9 +69,10 @@ def read_config(values: Mapping[str, Any]) -> LlamaConfig:
     """The sizes that a config.json's values state; absent ones are what transformers takes them for."""
     family = values["model_type"]
     named = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    missing = [name for name in (*named, "max_position_embeddings") if not isinstance(values.get(name), int)]
+    stated = {name: values.get(name) for name in (*named, "max_position_embeddings")}
+    missing = [name for name, value in stated.items() if not isinstance(value, int) or value < 1]
     if missing:
-        raise _unsupported(family, f"has no whole number as {', '.join(missing)}", "a number for each of them")
+        raise _unsupported(family, f"has no whole number above 0 as {', '.join(missing)}", "one for each of them")
     heads, hidden_size = values["num_attention_heads"], values["hidden_size"]
     head_size = values.get("head_dim") or hidden_size // heads
     # A config.json of Mistral without these two means its 7B model, one of LLaMA means plain attention.
