@@ -218,8 +218,8 @@ def report(results: dict) -> str:
             "|---|---|---|---|---|---|",
             *(line(numbers, found) for numbers, found in results["extrapolated"].items()),
             "",
-            "Mapped pages belong to the page cache; the kernel takes them back when memory is short. On the CPU, bfloat16 saves",
-            "neither half of the memory nor time.",
+            "Mapped pages belong to the page cache; the kernel takes them back when memory is short. On the CPU, bfloat16",
+            "saves neither half of the memory nor time.",
             "",
         ]
     )
