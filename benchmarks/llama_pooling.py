@@ -19,12 +19,10 @@ ONE_WORD = 'This sentence : "{text}" means in one word:"'
 
 KINDS = {
     "mean of all tokens": TeacherConfig(name="smollm2", pooling="mean"),
-    "mean, half of the layers up": TeacherConfig(name="smollm2", pooling="mean", layers="15"),
     "last token": TeacherConfig(name="smollm2", pooling="last"),
     f"last token of `{ONE_WORD}`": TeacherConfig(name="smollm2", pooling="last", template=ONE_WORD),
-    f"mean of `{ONE_WORD}`": TeacherConfig(name="smollm2", pooling="mean", template=ONE_WORD),
 }
-WORDS = 60
+WORDS = 40
 """Of an answer, from its beginning: the kinds are compared, and short texts compare them as well."""
 
 

@@ -109,6 +109,8 @@ def test_batches_hold_every_text_once_in_few_shapes():
         (384, 5),
     }
     assert {length for length, _, _ in batches([3, 256], 32, 256)} == {16, 256}
+    # A long context doesn't make a text of middle length as expensive as one that fills it.
+    assert {length for length, _, _ in batches([300, 700, 8000], 32, 8192)} == {384, 768, 8192}
 
 
 @pytest.mark.parametrize("nothing", ["", " \t\n", "\u200b", "\x00"])
