@@ -27,6 +27,7 @@ CASES = {
     "channels of whole vectors, rows of every tile": (WIDE, 13),
     "channels of whole groups": (GROUPED, 9),
     "one sample": (GROUPED, 1),
+    "samples that fill more than a vector": (WIDE, 18),
     "recomputed": (dataclasses.replace(WIDE, remat="always"), 3),
     "pulse": (dataclasses.replace(SMALL, injection="pulse"), 2),
     "replaced state": (with_update(SMALL, residual=False), 2),
@@ -116,6 +117,21 @@ def test_the_same_call_gives_the_same_bits_on_any_number_of_threads():
     ]
     for other in results[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, results[0])
+
+
+def test_a_pass_can_be_differentiated_twice():
+    """The backward pass works in the place of what was kept, so a second one must find it as it was."""
+    config = native(GROUPED)
+    parameters, given = lively_parameters(config), vectors(config, 3)
+
+    @jax.jit
+    def gradients(parameters):
+        _, pull_back, shown = jax.vjp(lambda p: answer_loss(p, given, config), parameters, has_aux=True)
+        del shown
+        return pull_back(jnp.ones(())), pull_back(2 * jnp.ones(()))
+
+    (once,), (twice,) = gradients(parameters)
+    assert_close(jax.tree.map(lambda value: 2 * value, once), twice)
 
 
 def test_values_are_kept_while_they_fit_into_an_eighth_of_the_memory(monkeypatch):

@@ -1,26 +1,33 @@
 /* One cell: its message, its firing, and the gradients of both.
 
    Contract: functions read any cell's state of this step and write the given cell's alone, so cells run in any order and on any
-   thread. Names follow lattice_jax/lattice/cell.py. Gradients of weights are added up; those of state are replaced, in place,
-   by the gradients of the state one step earlier. */
+   thread. Names follow lattice_jax/lattice/cell.py. Gradients of state are replaced, in place, by those of the state one step
+   earlier. Those of the matrices wait, where firings are kept, until a cell's last one is through: each firing leaves what its
+   products were computed from and what arrives at them, and one product over all its firings and samples adds them up, so that
+   a cell's gradient is written once and not once a firing. The other gradients of weights, one part in twelve, are added up at
+   once. */
 #pragma once
 
 #include "lattice.h"
 #include "plan.h"
 #include "pointwise.h"
 
-/* What belongs to one version of a cell: its state, and where kept, what it computed from that. */
+/* What belongs to one version of a cell: its state, and where kept, what it computed from that. In the backward pass `forget`,
+   `content` and `message` become the gradients that arrive at the products which they come from. */
 typedef struct {
   float *visible, *memory, *perceived, *proposed, *forget; /* [batch][channels] */
   float *message, *content;                                /* [batch][hidden], before the activation */
+  float *to_proposed,
+      *gated; /* [batch][channels] and [batch][hidden], backward: what arrives at, and goes into, the candidate */
 } Version;
 
 /* One thread's own memory, for the cell at hand. */
 typedef struct {
-  float *both, *change;                 /* [batch][2 channels] */
-  float *gate, *gated, *active, *slope; /* [batch][hidden] */
-  float *small, *goal;                  /* [batch][channels] */
-  Version own;                          /* for what is not kept */
+  float *both, *change;                    /* [batch][2 channels] */
+  float *gate, *to_gated, *active, *slope; /* [batch][hidden] */
+  float *across, *back;                    /* [2 channels or hidden][padded(batch)] */
+  float* inputs;                           /* [versions of one cell][batch][2 channels] */
+  Version own;                             /* for what is not kept */
   Neighbour* around;
   long next; /* the cell whose turn comes after this one's */
 } Scratch;
@@ -28,12 +35,10 @@ typedef struct {
 typedef struct {
   const Lattice* lattice;
   Plan plan;
-  float* versions;
-  float* sent;            /* [cells][batch][hidden]: every cell's last message */
-  float *change, *power;  /* [cells][batch], forward: squares of the visible channels' change, and of themselves */
-  float* messages;        /* [cells][batch][hidden], backward, where not kept: the message before its activation */
-  float* transposed;      /* [cells][transposed_size], backward */
-  uint8_t* is_transposed; /* [cells] */
+  Version versions;      /* of all cells: every array holds `plan.versions` blocks, one after the other */
+  float* sent;           /* [cells][batch][hidden]: every cell's last message */
+  float *change, *power; /* [cells][batch], forward: squares of the visible channels' change, and of themselves */
+  float* messages;       /* [cells][batch][hidden], backward, where not kept: the message before its activation */
   float *visible_gradient, *memory_gradient; /* [cells][batch][channels]: of the state at hand */
   float* perceived_gradient;                 /* [cells][batch][channels]: of what a cell perceived in this step */
   float *gate_gradient, *sent_gradient;      /* [cells][batch][hidden] */
@@ -51,20 +56,24 @@ static inline float* gradient(const Pass* pass, enum Parameter name, long cell) 
 
 static inline Version version(const Pass* pass, long t, long cell, const Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
+  const Version* all = &pass->versions;
+  const long number = pass->plan.version[t * lattice->cells + cell];
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
-  float* start = pass->versions + version_size(lattice) * pass->plan.version[t * lattice->cells + cell];
+  const long narrow_start = number * narrow, wide_start = number * wide;
   Version held = scratch->own;
-  held.visible = start;
-  held.memory = start + narrow;
+  held.visible = all->visible + narrow_start;
+  held.memory = all->memory + narrow_start;
   if (!lattice->kept) {
     if (pass->messages) held.message = pass->messages + cell * wide;
     return held;
   }
-  held.perceived = start + 2 * narrow;
-  held.proposed = start + 3 * narrow;
-  held.forget = start + 4 * narrow;
-  held.message = start + 5 * narrow;
-  held.content = held.message + wide;
+  held.perceived = all->perceived + narrow_start;
+  held.proposed = all->proposed + narrow_start;
+  held.forget = all->forget + narrow_start;
+  held.to_proposed = all->to_proposed + narrow_start;
+  held.message = all->message + wide_start;
+  held.content = all->content + wide_start;
+  held.gated = all->gated + wide_start;
   return held;
 }
 
@@ -88,7 +97,7 @@ static inline void split_and_add(long rows, long width, const float* both, float
 }
 
 static inline Upcoming upcoming(const float* of_all_cells, long size, long next) {
-  return (Upcoming){of_all_cells + next * size, of_all_cells + (next + 1) * size};
+  return (Upcoming){of_all_cells + next * size, of_all_cells + (next + 1) * size, 1};
 }
 
 /* out = values kernel + bias. */
@@ -100,47 +109,63 @@ static inline void affine(const Pass* pass, long cell, enum Parameter kernel, en
            weight(pass, bias, cell), 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], next));
 }
 
-/* The matrices, each with the bias that is as wide as it, in the order in which a cell's transposed ones lie. */
-enum { KERNELS = 4 };
-static const enum Parameter kernels[KERNELS][2] = {{CONTENT_KERNEL, CONTENT_BIAS},
-                                                   {MESSAGE_KERNEL, MESSAGE_BIAS},
-                                                   {CANDIDATE_KERNEL, CANDIDATE_BIAS},
-                                                   {MEMORY_KERNEL, MEMORY_BIAS}};
-
-/* Where a transposed kernel lies among those of its cell; for no kernel, how many floats these take. */
-static inline long transposed_start(const Lattice* lattice, enum Parameter kernel) {
-  long start = 0;
-  for (int i = 0; i < KERNELS && kernels[i][0] != kernel; i++) start += lattice->sizes[kernels[i][0]];
-  return start;
+static inline int is_matrix(enum Parameter name) {
+  return name == CONTENT_KERNEL || name == MESSAGE_KERNEL || name == CANDIDATE_KERNEL || name == MEMORY_KERNEL;
 }
 
-static inline long transposed_size(const Lattice* lattice) { return transposed_start(lattice, PARAMETERS); }
-
-/* Kernels are transposed once a pass, when a cell first needs them. */
-static inline void transpose_kernels(const Pass* pass, long cell) {
+/* out = change kernel^T: the gradient of the values of an affine map. It is computed the other way round, kernel times
+   change^T, because a batch is turned at less cost than a kernel; `out` may be `change`. */
+static inline void affine_backward(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, const float* change,
+                                   float* out, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
-  if (pass->is_transposed[cell]) return;
-  for (int i = 0; i < KERNELS; i++) {
-    const long columns = lattice->sizes[kernels[i][1]], rows = lattice->sizes[kernels[i][0]] / columns;
-    transpose(rows, columns, weight(pass, kernels[i][0], cell),
-              pass->transposed + cell * transposed_size(lattice) + transposed_start(lattice, kernels[i][0]));
-  }
-  pass->is_transposed[cell] = 1;
+  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns, row = padded(lattice->batch);
+  transpose_samples(lattice->batch, columns, change, scratch->across);
+  multiply(depth, row, columns, (Operand){weight(pass, kernel, cell), columns, 1}, scratch->across, row, scratch->back, row,
+           NULL, 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], scratch->next));
+  transpose_to_samples(lattice->batch, depth, scratch->back, out);
 }
 
-/* Adds values^T change to the kernel's gradient and change to the bias's; `out` becomes the gradient of the values and may lie
-   where these do. */
-static inline void affine_backward(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, const float* values,
-                                   const float* change, float* out, long next) {
+/* The gradients of an affine map's kernel and bias, over `rows` rows of what went in and of what arrives. */
+static inline void affine_gradients(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, long rows,
+                                    const float* values, const float* change, const Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
-  const float* transposed = pass->transposed + transposed_start(lattice, kernel);
-  const long all = transposed_size(lattice);
-  multiply(depth, columns, lattice->batch, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns,
-           NULL, 1, upcoming(pass->gradients[kernel], lattice->sizes[kernel], next));
-  add_rows(lattice->batch, columns, change, gradient(pass, bias, cell));
-  multiply(lattice->batch, depth, columns, (Operand){change, columns, 1}, transposed + cell * all, depth, out, depth, NULL, 0,
-           (Upcoming){transposed + next * all, transposed + next * all + lattice->sizes[kernel]});
+  multiply(depth, columns, rows, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns, NULL,
+           !lattice->kept, upcoming(pass->gradients[kernel], lattice->sizes[kernel], scratch->next));
+  add_rows(rows, columns, change, gradient(pass, bias, cell));
+}
+
+/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them. */
+static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
+  const Lattice* lattice = pass->lattice;
+  const long channels = lattice->channels;
+  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, held.gated, held.to_proposed, scratch);
+  join(rows, channels, held.proposed, held.memory, scratch->inputs);
+  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, held.forget, scratch);
+  join(rows, channels, held.perceived, held.memory, scratch->inputs);
+  normalise(rows, 2 * channels, scratch->inputs, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->inputs);
+  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, scratch->inputs, held.content, scratch);
+}
+
+/* The same for messages. */
+static inline void sent_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
+  const Lattice* lattice = pass->lattice;
+  const long channels = lattice->channels;
+  join(rows, channels, held.visible, held.memory, scratch->inputs);
+  normalise(rows, 2 * channels, scratch->inputs, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->inputs);
+  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, held.message, scratch);
+}
+
+/* All of a cell's firings and messages together, where they are kept. */
+static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
+  const Lattice* lattice = pass->lattice;
+  const long first = pass->plan.first[cell], count = pass->plan.first[cell + 1] - first;
+  const long wide = lattice->batch * lattice->hidden;
+  const Version held = version(pass, 0, cell, scratch);
+  fired_gradients(pass, cell, (count - 1) * lattice->batch, held, scratch); /* the last version is the one that stays */
+  for (long i = 0; i < count; i++)
+    if (!pass->plan.sent[first + i]) memset(held.message + i * wide, 0, sizeof(float) * wide);
+  sent_gradients(pass, cell, count * lattice->batch, held, scratch);
 }
 
 /* The neighbour of `next` at the same place, or `other` where it has none. */
@@ -210,8 +235,8 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
   compute_gate(pass, cell, scratch);
-  for (long i = 0; i < batch * hidden; i++) scratch->gated[i] = gelu(held.content[i]) * scratch->gate[i];
-  affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, held.proposed, scratch->next);
+  for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * scratch->gate[i];
+  affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->active, held.proposed, scratch->next);
   join(batch, channels, held.proposed, held.memory, scratch->both);
   affine(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, scratch->both, held.forget, scratch->next);
   for (long i = 0; i < batch * channels; i++) held.forget[i] = sigmoid(held.forget[i]);
@@ -255,8 +280,8 @@ static void fire(const Pass* pass, long t, long cell, Scratch* scratch) {
 }
 
 /* The update's adjoint: from the next state's gradient to that of this state, of what was perceived and proposed, and of the
-   forget gate before its sigmoid (`scratch->small`). */
-static inline void update_backward(const Pass* pass, long t, long cell, Version held, Scratch* scratch) {
+   forget gate before its sigmoid, in its place. */
+static inline void update_backward(const Pass* pass, long t, long cell, Version held) {
   const Lattice* lattice = pass->lattice;
   const long channels = lattice->channels, start = cell * lattice->batch * channels;
   const int bounded = lattice->bounded;
@@ -267,11 +292,11 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
     const float rate = fires(lattice, t, cell, b), twice = 2 * pass->squares_gradient[2 * t * lattice->batch + b];
     const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
     const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
-    const float* forget = held.forget + b * channels;
+    float* forget = held.forget + b * channels;
     float *to_visible = pass->visible_gradient + start + b * channels,
           *to_memory = pass->memory_gradient + start + b * channels;
     float* to_perceived = pass->perceived_gradient + start + b * channels;
-    float *to_proposed = scratch->goal + b * channels, *to_forget = scratch->small + b * channels;
+    float* to_proposed = held.to_proposed + b * channels;
 #pragma GCC ivdep
     for (long c = 0; c < channels; c++) {
       const float pull = proposed[c] + perceived[c] - residual * visible[c];
@@ -283,9 +308,10 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
       step_size_gradient[c] += rate * bound * arriving;
       to_visible[c] = (1 - free) * to_visible[c] + free * (staying - twice * change);
       to_perceived[c] = to_pull;
-      to_forget[c] = rate * (proposed[c] - memory[c]) * to_memory[c] * forget[c] * (1 - forget[c]);
-      to_proposed[c] = to_pull + rate * forget[c] * to_memory[c];
-      to_memory[c] *= 1 - rate * forget[c];
+      const float opened = forget[c];
+      forget[c] = rate * (proposed[c] - memory[c]) * to_memory[c] * opened * (1 - opened);
+      to_proposed[c] = to_pull + rate * opened * to_memory[c];
+      to_memory[c] *= 1 - rate * opened;
     }
   }
 }
@@ -295,23 +321,22 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const long narrow = cell * batch * channels, wide = cell * batch * hidden;
   const Version held = version(pass, t, cell, scratch);
-  transpose_kernels(pass, cell);
   if (!lattice->kept) propose(pass, t, cell, scratch);
-  update_backward(pass, t, cell, held, scratch);
+  update_backward(pass, t, cell, held);
 
-  float *to_memory = pass->memory_gradient + narrow, *to_proposed = scratch->goal;
-  join(batch, channels, held.proposed, held.memory, scratch->both);
-  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, scratch->both, scratch->small, scratch->change, scratch->next);
-  split_and_add(batch, channels, scratch->change, to_proposed, to_memory);
+  float* to_memory = pass->memory_gradient + narrow;
+  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, held.forget, scratch->change, scratch);
+  split_and_add(batch, channels, scratch->change, held.to_proposed, to_memory);
 
   if (lattice->kept) compute_gate(pass, cell, scratch);
   gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
-  for (long i = 0; i < batch * hidden; i++) scratch->gated[i] = scratch->active[i] * scratch->gate[i];
-  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->gated, to_proposed, scratch->gated, scratch->next);
-  float *to_gate = pass->gate_gradient + wide, *to_content = scratch->gated;
+  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, held.to_proposed, scratch->to_gated, scratch);
+  float* to_gate = pass->gate_gradient + wide;
+#pragma GCC ivdep
   for (long i = 0; i < batch * hidden; i++) {
-    to_gate[i] = to_content[i] * scratch->active[i];
-    to_content[i] *= scratch->gate[i] * scratch->slope[i];
+    held.gated[i] = scratch->active[i] * scratch->gate[i];
+    to_gate[i] = scratch->to_gated[i] * scratch->active[i];
+    held.content[i] = scratch->to_gated[i] * scratch->gate[i] * scratch->slope[i];
   }
   add_rows(batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
   for (long k = 0; k < lattice->gate.count; k++) {
@@ -321,9 +346,8 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   }
 
   float* to_perceived = pass->perceived_gradient + narrow;
+  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, held.content, scratch->change, scratch);
   join(batch, channels, held.perceived, held.memory, scratch->both);
-  normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change);
-  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->change, to_content, scratch->change, scratch->next);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, CONTENT_SCALE, cell));
   split_and_add(batch, channels, scratch->change, to_perceived, to_memory);
@@ -333,6 +357,7 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
       neighbour_product(batch, channels, to_perceived, version(pass, t, other, scratch).visible,
                         gradient(pass, PERCEPTION, cell) + k * channels);
   }
+  if (!lattice->kept) fired_gradients(pass, cell, batch, held, scratch);
 }
 
 static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
@@ -343,15 +368,14 @@ static void message_backward(const Pass* pass, long t, long cell, Scratch* scrat
   gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
   normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, arriving,
                      gradient(pass, GATE_SCALE, cell));
-  for (long i = 0; i < wide; i++) arriving[i] *= scratch->slope[i];
+  for (long i = 0; i < wide; i++) held.message[i] = arriving[i] * scratch->slope[i];
+  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, held.message, scratch->change, scratch);
   join(batch, channels, held.visible, held.memory, scratch->both);
-  normalise(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change);
-  transpose_kernels(pass, cell);
-  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->change, arriving, scratch->change, scratch->next);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, MESSAGE_SCALE, cell));
   split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,
                 pass->memory_gradient + cell * batch * channels);
+  if (!lattice->kept) sent_gradients(pass, cell, batch, held, scratch);
   memset(arriving, 0, sizeof(float) * wide);
 }
 

@@ -125,8 +125,13 @@ def _advance_backward(of: Pass, residuals, gradients):
     parameters, injected, fires, kept = residuals
     names = list(cell.shapes(of.config.cell))
     results = [_floats(*parameters[name].shape) for name in names]
-    call = jax.ffi.ffi_call("lattice_backward", [*results, _floats(*injected.shape), _floats(of.sizes()[2])])
-    found = cast(list[Array], call(*_arguments(of, parameters, injected, fires), kept, *gradients))
+    arguments = _arguments(of, parameters, injected, fires)
+    call = jax.ffi.ffi_call(
+        "lattice_backward",
+        [*results, _floats(*injected.shape), _floats(*kept.shape), _floats(of.sizes()[2])],
+        input_output_aliases={len(arguments): len(results) + 1},
+    )
+    found = cast(list[Array], call(*arguments, kept, *gradients))
     return dict(zip(names, found, strict=False)), found[len(names)], jnp.zeros_like(fires)
 
 

@@ -58,7 +58,7 @@ typedef struct {
 } Forward;
 
 typedef struct {
-  const float* versions;
+  float* versions; /* those of the forward pass, whose places the backward pass uses for what it leaves to the weights */
   const float *visible_gradient, *memory_gradient; /* of the last state */
   const float* squares_gradient;                   /* [steps][2][batch]; the second row has none */
   float* gradients[PARAMETERS];

@@ -1,15 +1,18 @@
 /* Who computes what at which step, known from the firing masks before any arithmetic.
 
-   Contract: a cell has one version for the start and one more after each firing. `version[t]` is the one that it holds when
-   step t begins. A message is made once a version, at the first step at which a firing cell hears it. */
+   Contract: a cell has one version for the start and one more after each firing, and they are numbered one after the other,
+   cell by cell, so that what a cell held at all its firings lies in one block. `version[t]` is the one that it holds when step
+   t begins. A message is made once a version, at the first step at which a firing cell hears it. */
 #pragma once
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lattice.h"
 
 typedef struct {
+  int32_t* first;         /* [cells + 1]: each cell's first version */
   int32_t* version;       /* [steps + 1][cells] */
   uint8_t* fires;         /* [steps][cells] */
   int32_t* firing;        /* [steps][cells]: the cells that fire, in order */
@@ -21,6 +24,7 @@ typedef struct {
 } Plan;
 
 static void free_plan(Plan* plan) {
+  free(plan->first);
   free(plan->version);
   free(plan->fires);
   free(plan->firing);
@@ -37,10 +41,18 @@ static inline int is_heard(const Lattice* lattice, const uint8_t* fires, long ce
   return 0;
 }
 
+static inline int fires_at_all(const Lattice* lattice, long t, long cell) {
+  const float* samples = lattice->fires + (t * lattice->cells + cell) * lattice->fires_batch;
+  int fires = 0;
+  for (long b = 0; b < lattice->fires_batch; b++) fires |= samples[b] != 0;
+  return fires;
+}
+
 /* `recycled`: a cell's versions take turns in two places, because no backward pass will read the old ones. */
 static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
   const long cells = lattice->cells, steps = lattice->steps;
   *plan = (Plan){
+      .first = calloc(cells + 1, sizeof(int32_t)),
       .version = malloc(sizeof(int32_t) * (steps + 1) * cells),
       .fires = malloc(steps * cells),
       .firing = malloc(sizeof(int32_t) * steps * cells),
@@ -48,31 +60,33 @@ static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
       .firing_count = calloc(steps, sizeof(int32_t)),
       .sending_count = calloc(steps, sizeof(int32_t)),
       .sent = calloc((steps + 2) * cells, 1),
-      .versions = recycled ? 2 * cells : cells,
   };
-  if (!plan->version || !plan->fires || !plan->firing || !plan->sending || !plan->firing_count || !plan->sending_count ||
-      !plan->sent) {
+  if (!plan->first || !plan->version || !plan->fires || !plan->firing || !plan->sending || !plan->firing_count ||
+      !plan->sending_count || !plan->sent) {
     free_plan(plan);
     return 0;
   }
-  for (long cell = 0; cell < cells; cell++) plan->version[cell] = (int32_t)(recycled ? 2 * cell : cell);
+  for (long t = 0; t < steps; t++)
+    for (long cell = 0; cell < cells; cell++) {
+      const int fires = plan->fires[t * cells + cell] = (uint8_t)fires_at_all(lattice, t, cell);
+      if (fires) plan->firing[t * cells + plan->firing_count[t]++] = (int32_t)cell;
+      plan->first[cell + 1] += fires;
+    }
+  for (long cell = 0; cell < cells; cell++)
+    plan->first[cell + 1] = plan->first[cell] + (recycled ? 2 : 1 + plan->first[cell + 1]);
+  plan->versions = plan->first[cells];
+  memcpy(plan->version, plan->first, sizeof(int32_t) * cells);
   for (long t = 0; t < steps; t++) {
     const int32_t* before = plan->version + t * cells;
     int32_t* after = plan->version + (t + 1) * cells;
-    uint8_t* fires = plan->fires + t * cells;
-    for (long cell = 0; cell < cells; cell++) {
-      const float* samples = lattice->fires + (t * cells + cell) * lattice->fires_batch;
-      fires[cell] = 0;
-      for (long b = 0; b < lattice->fires_batch; b++) fires[cell] |= samples[b] != 0;
-      if (fires[cell]) plan->firing[t * cells + plan->firing_count[t]++] = (int32_t)cell;
-    }
+    const uint8_t* fires = plan->fires + t * cells;
     for (long cell = 0; cell < cells; cell++)
       if (!plan->sent[before[cell]] && is_heard(lattice, fires, cell)) {
         plan->sent[before[cell]] = 1;
         plan->sending[t * cells + plan->sending_count[t]++] = (int32_t)cell;
       }
     for (long cell = 0; cell < cells; cell++) {
-      after[cell] = !fires[cell] ? before[cell] : recycled ? before[cell] ^ 1 : (int32_t)plan->versions++;
+      after[cell] = !fires[cell] ? before[cell] : recycled ? before[cell] ^ 1 : before[cell] + 1;
       if (fires[cell]) plan->sent[after[cell]] = 0;
     }
   }

@@ -1,7 +1,7 @@
 /* Small matrix products, as one register tile that all three kinds share.
 
    Contract: `multiply` computes C = start + A B for row-major B and C and any strides of A, so the same tile serves
-   values x kernel, gradient x transposed kernel, and the weight gradient, values^T x gradient. Any sizes; widths that are
+   values x kernel, kernel x transposed gradient, and the weight gradient, values^T x gradient. Any sizes; widths that are
    multiples of 32 run at the machine's rate, remainders in narrower tiles. */
 #pragma once
 
@@ -11,6 +11,7 @@
 enum { LANES = 16, TILE_ROWS = 8 };
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef float Half __attribute__((vector_size(2 * LANES)));
 
 static inline __attribute__((always_inline)) Vector load(const float* from) {
   Vector value;
@@ -35,30 +36,51 @@ static inline __attribute__((always_inline)) void exchange(Vector* upper, Vector
   *lower = __builtin_shuffle(before, *lower, to_lower);
 }
 
-static inline __attribute__((always_inline)) void transpose_tile(const float* from, long from_row, float* to, long to_row) {
+/* Reads the first `rows_in` rows, the others count as zero, and writes the first `rows_out`. */
+static inline __attribute__((always_inline)) void transpose_tile(const float* from, long from_row, long rows_in, float* to,
+                                                                 long to_row, long rows_out) {
   Vector rows[LANES];
 #pragma GCC unroll 16
-  for (int r = 0; r < LANES; r++) rows[r] = load(from + r * from_row);
+  for (int r = 0; r < LANES; r++) rows[r] = r < rows_in ? load(from + r * from_row) : (Vector){0};
 #pragma GCC unroll 4
   for (int stage = 0; stage < 4; stage++)
 #pragma GCC unroll 16
     for (int r = 0; r < LANES; r++)
       if (!(r & (8 >> stage))) exchange(&rows[r], &rows[r + (8 >> stage)], 8 >> stage);
 #pragma GCC unroll 16
-  for (int r = 0; r < LANES; r++) store(to + r * to_row, rows[r]);
+  for (int r = 0; r < LANES; r++)
+    if (r < rows_out) store(to + r * to_row, rows[r]);
 }
 
-/* to[columns][rows] = from[rows][columns], transposed. */
-static inline void transpose(long rows, long columns, const float* from, float* to) {
-  for (long r = 0; r < rows; r += LANES)
-    for (long c = 0; c < columns; c += LANES) {
-      if (r + LANES <= rows && c + LANES <= columns) {
-        transpose_tile(from + r * columns + c, columns, to + c * rows + r, rows);
-        continue;
-      }
-      for (long i = r; i < rows && i < r + LANES; i++)
-        for (long j = c; j < columns && j < c + LANES; j++) to[j * rows + i] = from[i * columns + j];
-    }
+/* Samples as columns are padded with zeros to whole vectors, or to half a one. */
+static inline long padded(long samples) { return samples <= LANES / 2 ? LANES / 2 : (samples + LANES - 1) / LANES * LANES; }
+
+enum { OVERHANG = LANES / 2 };
+
+/* to[columns][padded(rows)] = from[rows][columns], transposed, and zeros behind it. Of half a vector's width, rows are written
+   over the beginning of the next ones, and the last one needs OVERHANG more floats. */
+static inline void transpose_samples(long rows, long columns, const float* from, float* to) {
+  const long row = padded(rows);
+  for (long r = 0; r < row; r += LANES) {
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES)
+      transpose_tile(from + r * columns + c, columns, rows - r, to + c * row + r, row, LANES);
+    for (; c < columns; c++)
+      for (long i = r; i < row && i < r + LANES; i++) to[c * row + i] = i < rows ? from[i * columns + c] : 0;
+  }
+}
+
+/* The way back: to[rows][columns] = from[columns][padded(rows)], transposed; `from` is read as far as `transpose_samples`
+ * writes. */
+static inline void transpose_to_samples(long rows, long columns, const float* from, float* to) {
+  const long row = padded(rows);
+  for (long r = 0; r < row; r += LANES) {
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES)
+      transpose_tile(from + c * row + r, row, LANES, to + r * columns + c, columns, rows - r);
+    for (; c < columns; c++)
+      for (long i = r; i < r + LANES && i < rows; i++) to[i * columns + c] = from[c * row + i];
+  }
 }
 
 typedef struct {
@@ -67,66 +89,75 @@ typedef struct {
 } Operand;
 
 /* The small matrices of neighbouring cells lie far apart, so the hardware does not see the next one coming: while one cell's is
-   at work, every round of a product asks for one more cache line of the next cell's. */
+   at work, every round of a product asks for `lines` more cache lines of the next cell's. */
 typedef struct {
   const float *next, *end;
+  int lines;
 } Upcoming;
 
-/* One tile of C, held in registers over the whole depth. `rows` and `vectors` are literals at every call. */
-static inline __attribute__((always_inline)) void tile(const int rows, const int vectors, long depth, Operand a, const float* b,
-                                                       long b_row, float* c, long c_row, const float* bias, int accumulate,
-                                                       Upcoming* upcoming) {
-  enum { LINE = 64 / sizeof(float) };
-  const int lines = rows == 1 ? 2 : 1;
-  const float* coming = upcoming->next;
-  const long step = coming < upcoming->end ? lines * LINE : 0;
-  Vector sum[TILE_ROWS][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++)
-      sum[r][v] = accumulate ? load(c + r * c_row + v * LANES) : bias ? load(bias + v * LANES) : (Vector){0};
-  for (long k = 0; k < depth; k++) {
-    for (int line = 0; line < lines; line++) __builtin_prefetch(coming + line * LINE, 0, 2);
-    coming += step;
-    Vector right[2];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) right[v] = load(b + k * b_row + v * LANES);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-      const float left = a.values[r * a.row + k * a.column];
-#pragma GCC unroll 2
-      for (int v = 0; v < vectors; v++) sum[r][v] += left * right[v];
-    }
-  }
-  upcoming->next = coming;
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) store(c + r * c_row + v * LANES, sum[r][v]);
-}
+enum { LINE = 64 / sizeof(float) };
 
-/* All rows of a strip of C that is `vectors` vectors wide. */
-static inline __attribute__((always_inline)) void strip(const int vectors, long rows, long depth, Operand a, const float* b,
-                                                        long b_row, float* c, long c_row, const float* bias, int accumulate,
-                                                        Upcoming* upcoming) {
+/* Defines `NAME`, which computes one tile of C, held in registers over the whole depth: `rows` rows of `vectors` vectors of
+   TYPE. Both numbers are literals at every call. */
+#define DEFINE_TILE(NAME, TYPE)                                                                                               \
+  static inline __attribute__((always_inline)) void NAME(const int rows, const int vectors, long depth, Operand a,            \
+                                                         const float* b, long b_row, float* c, long c_row, const float* bias, \
+                                                         int accumulate, Upcoming* upcoming) {                                \
+    enum { WIDTH = sizeof(TYPE) / sizeof(float) };                                                                            \
+    const int lines = upcoming->lines;                                                                                        \
+    const float* coming = upcoming->next;                                                                                     \
+    const long step = coming < upcoming->end ? lines * LINE : 0;                                                              \
+    TYPE sum[TILE_ROWS][2], right[2];                                                                                         \
+    _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) {        \
+      sum[r][v] = (TYPE){0};                                                                                                  \
+      if (accumulate || bias) memcpy(&sum[r][v], (accumulate ? c + r * c_row : bias) + v * WIDTH, sizeof(TYPE));              \
+    }                                                                                                                         \
+    for (long k = 0; k < depth; k++) {                                                                                        \
+      __builtin_prefetch(coming, 0, 2);                                                                                       \
+      if (lines > 1) __builtin_prefetch(coming + LINE, 0, 2);                                                                 \
+      coming += step;                                                                                                         \
+      _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) memcpy(&right[v], b + k * b_row + v * WIDTH, sizeof(TYPE));   \
+      _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {                                                                \
+        const float left = a.values[r * a.row + k * a.column];                                                                \
+        _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++) sum[r][v] += left * right[v];                               \
+      }                                                                                                                       \
+    }                                                                                                                         \
+    upcoming->next = coming;                                                                                                  \
+    _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) _Pragma("GCC unroll 2") for (int v = 0; v < vectors; v++)          \
+        memcpy(c + r * c_row + v * WIDTH, &sum[r][v], sizeof(TYPE));                                                          \
+  }
+
+DEFINE_TILE(tile, Vector)
+DEFINE_TILE(half_tile, Half)
+
+typedef void Tile(const int rows, const int vectors, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
+                  const float* bias, int accumulate, Upcoming* upcoming);
+
+/* All rows of a strip of C that is `vectors` vectors wide, by tiles of the kind `compute`. */
+static inline __attribute__((always_inline)) void strip(Tile* compute, const int vectors, long rows, long depth, Operand a,
+                                                        const float* b, long b_row, float* c, long c_row, const float* bias,
+                                                        int accumulate, Upcoming* upcoming) {
   long r = 0;
   for (; r + 8 <= rows; r += 8, a.values += 8 * a.row, c += 8 * c_row)
-    tile(8, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+    compute(8, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
   for (; r + 4 <= rows; r += 4, a.values += 4 * a.row, c += 4 * c_row)
-    tile(4, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+    compute(4, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
   for (; r < rows; r++, a.values += a.row, c += c_row)
-    tile(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+    compute(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
 }
 
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
 static void multiply(long rows, long columns, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
                      const float* bias, int accumulate, Upcoming upcoming) {
+  const long rounds = (columns + 2 * LANES - 1) / (2 * LANES) * ((rows + TILE_ROWS - 1) / TILE_ROWS) * depth;
+  upcoming.lines = (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
   long j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
-    strip(2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
+    strip(tile, 2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   for (; j + LANES <= columns; j += LANES)
-    strip(1, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
+    strip(tile, 1, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
+  for (; j + LANES / 2 <= columns; j += LANES / 2)
+    strip(half_tile, 1, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   if (j == columns) return;
   for (long r = 0; r < rows; r++)
     for (long column = j; column < columns; column++) {

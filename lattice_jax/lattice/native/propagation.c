@@ -5,35 +5,71 @@
 
 #include "cell.h"
 
-enum { CELLS_AT_ONCE = 15 };
+enum { CELLS_AT_ONCE = 5 };
 
 long version_size(const Lattice* lattice) {
-  const long state = 2 * lattice->batch * lattice->channels;
-  return !lattice->kept ? state : state + lattice->batch * (3 * lattice->channels + 2 * lattice->hidden);
+  return lattice->batch * (lattice->kept ? 6 * lattice->channels + 3 * lattice->hidden : 2 * lattice->channels);
 }
 
-static long scratch_size(const Lattice* lattice) { return lattice->batch * (9 * lattice->channels + 6 * lattice->hidden); }
+/* Where the versions of all cells lie in a buffer: one array after the other. */
+static Version lay_out(const Lattice* lattice, float* buffer, long versions) {
+  const long narrow = versions * lattice->batch * lattice->channels, wide = versions * lattice->batch * lattice->hidden;
+  Version all = {.visible = buffer, .memory = buffer + narrow};
+  if (!lattice->kept) return all;
+  float* start = buffer + 2 * narrow;
+  all.perceived = start;
+  all.proposed = start + narrow;
+  all.forget = start + 2 * narrow;
+  all.to_proposed = start + 3 * narrow;
+  start += 4 * narrow;
+  all.message = start;
+  all.content = start + wide;
+  all.gated = start + 2 * wide;
+  return all;
+}
 
-static Scratch make_scratch(const Lattice* lattice, float* memory, Neighbour* around) {
+/* Memory that is handed out piece by piece, or only counted where `start` is NULL. */
+typedef struct {
+  float* start;
+  long taken;
+} Arena;
+
+/* `size` floats, in whole vectors. */
+static float* take(Arena* arena, long size) {
+  float* piece = arena->start ? arena->start + arena->taken : NULL;
+  arena->taken += (size + LANES - 1) / LANES * LANES;
+  return piece;
+}
+
+static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* around) {
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
-  float *both = memory, *change = both + 2 * narrow, *small = change + 2 * narrow, *goal = small + narrow;
-  float *perceived = goal + narrow, *proposed = perceived + narrow, *forget = proposed + narrow, *gate = forget + narrow;
+  const long widest = lattice->hidden > 2 * lattice->channels ? lattice->hidden : 2 * lattice->channels;
+  const long turned = widest * padded(lattice->batch) + OVERHANG;
   return (Scratch){
-      .both = both,
-      .change = change,
-      .small = small,
-      .goal = goal,
+      .both = take(memory, 2 * narrow),
+      .change = take(memory, 2 * narrow),
+      .gate = take(memory, wide),
+      .to_gated = take(memory, wide),
+      .active = take(memory, wide),
+      .slope = take(memory, wide),
+      .across = take(memory, turned),
+      .back = take(memory, turned),
+      .inputs = take(memory, 2 * narrow * (lattice->kept ? lattice->steps + 1 : 1)),
+      .own = {.perceived = take(memory, narrow),
+              .proposed = take(memory, narrow),
+              .forget = take(memory, narrow),
+              .to_proposed = take(memory, narrow),
+              .message = take(memory, wide),
+              .content = take(memory, wide),
+              .gated = take(memory, wide)},
       .around = around,
-      .gate = gate,
-      .gated = gate + wide,
-      .active = gate + 2 * wide,
-      .slope = gate + 3 * wide,
-      .own = {.perceived = perceived,
-              .proposed = proposed,
-              .forget = forget,
-              .message = gate + 4 * wide,
-              .content = gate + 5 * wide},
   };
+}
+
+static long scratch_size(const Lattice* lattice) {
+  Arena counted = {NULL, 0};
+  make_scratch(lattice, &counted, NULL);
+  return counted.taken;
 }
 
 /* Neighbours that any one cell reads, or is read by, at most. */
@@ -86,8 +122,8 @@ static void in_parallel(Job* job, long phase, Work* work, long t, const int32_t*
 static Scratch scratch_of(const Worker* worker) {
   Job* job = worker->job;
   const Lattice* lattice = job->pass.lattice;
-  return make_scratch(lattice, job->scratch + worker->number * scratch_size(lattice),
-                      job->around + worker->number * job->largest);
+  Arena memory = {job->scratch + worker->number * scratch_size(lattice), 0};
+  return make_scratch(lattice, &memory, job->around + worker->number * job->largest);
 }
 
 /* Runs `body` on every thread; the calling one is number 0. */
@@ -194,11 +230,8 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
   if (forward->versions && pass->plan.versions * size > forward->versions_size)
     problem = "more cells fire than the buffer for their versions was made for";
   float* free_space = forward->workspace;
-  pass->versions = forward->versions;
-  if (!forward->versions) {
-    pass->versions = free_space;
-    free_space += 2 * lattice->cells * size;
-  }
+  pass->versions = lay_out(lattice, forward->versions ? forward->versions : free_space, pass->plan.versions);
+  if (!forward->versions) free_space += 2 * lattice->cells * size;
   pass->sent = free_space;
   pass->change = pass->sent + lattice->cells * lattice->batch * lattice->hidden;
   pass->power = pass->change + lattice->cells * lattice->batch;
@@ -213,8 +246,7 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
 long backward_workspace_size(const Lattice* lattice) {
   const long narrow = lattice->cells * lattice->batch * lattice->channels,
              wide = lattice->cells * lattice->batch * lattice->hidden;
-  return lattice->cells * transposed_size(lattice) + 3 * narrow + (lattice->kept ? 3 : 4) * wide +
-         lattice->threads * scratch_size(lattice);
+  return 3 * narrow + (lattice->kept ? 3 : 4) * wide + lattice->threads * scratch_size(lattice);
 }
 
 /* Has the cell's message as its neighbours heard it in step t. */
@@ -230,7 +262,7 @@ static void start_cell_backward(const Job* job, long t, long cell, Scratch* scra
   const Lattice* lattice = pass->lattice;
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
   for (enum Parameter name = 0; name < PARAMETERS; name++)
-    memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
+    if (!lattice->kept || !is_matrix(name)) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
   memcpy(pass->visible_gradient + cell * narrow, job->backward->visible_gradient + cell * narrow, sizeof(float) * narrow);
   memcpy(pass->memory_gradient + cell * narrow, job->backward->memory_gradient + cell * narrow, sizeof(float) * narrow);
   memset(pass->sent_gradient + cell * wide, 0, sizeof(float) * wide);
@@ -252,8 +284,9 @@ static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
 }
 
 static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
-  (void)t, (void)scratch;
+  (void)t;
   const Lattice* lattice = job->pass.lattice;
+  if (lattice->kept) matrix_gradients(&job->pass, cell, scratch);
   const long narrow = lattice->batch * lattice->channels;
   const int32_t face = lattice->face_index[cell];
   if (face >= 0)
@@ -281,16 +314,13 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
   const long narrow = lattice->cells * lattice->batch * lattice->channels,
              wide = lattice->cells * lattice->batch * lattice->hidden;
   Job job = {
-      .pass = {.lattice = lattice,
-               .versions = (float*)backward->versions,
-               .gradients = backward->gradients,
-               .squares_gradient = backward->squares_gradient},
+      .pass = {.lattice = lattice, .gradients = backward->gradients, .squares_gradient = backward->squares_gradient},
       .backward = backward,
   };
   Pass* pass = &job.pass;
   if (!make_plan(&pass->plan, lattice, 0)) return "there is no memory for the plan of the pass";
-  pass->transposed = backward->workspace;
-  pass->visible_gradient = pass->transposed + lattice->cells * transposed_size(lattice);
+  pass->versions = lay_out(lattice, backward->versions, pass->plan.versions);
+  pass->visible_gradient = backward->workspace;
   pass->memory_gradient = pass->visible_gradient + narrow;
   pass->perceived_gradient = pass->memory_gradient + narrow;
   pass->sent = pass->perceived_gradient + narrow;
@@ -301,10 +331,7 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
     pass->messages = job.scratch;
     job.scratch += wide;
   }
-  pass->is_transposed = calloc(lattice->cells, 1);
-  const char* problem =
-      pass->is_transposed ? run(&job, 2 + 2 * lattice->steps, backward_body) : "there is no memory for a table of cells";
-  free(pass->is_transposed);
+  const char* problem = run(&job, 2 + 2 * lattice->steps, backward_body);
   free_plan(&pass->plan);
   return problem;
 }
