@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from lattice_jax.config import TeacherConfig
-from lattice_jax.corpus.pairs import load_pairs
-from lattice_jax.corpus.sentences import load_sentences
+from lattice_jax.config import CorpusConfig, TeacherConfig
+from lattice_jax.corpus.readers.entries import Columns
+from lattice_jax.corpus.texts import corpus_texts
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.cache import extract, record_corpus
 from lattice_jax.teachers.shards import MANIFEST
@@ -25,14 +25,14 @@ from lattice_jax.teachers.store import addresses_of, check_directory, read_manif
 from lattice_jax.training.monitor import peak_memory_bytes
 
 
-def embed_corpus(settings: TeacherConfig, corpus: str, out: Path, *, console: Console) -> dict:
-    """Embed what is not yet embedded of a corpus, and record its order; returns the figures that it prints."""
+def embed_corpus(settings: TeacherConfig, corpus: CorpusConfig, out: Path | None, *, console: Console) -> dict:
+    """Embed what is not yet embedded of the corpus `corpus.pairs`, and record its order; returns the figures that it prints."""
     start = time.perf_counter()
-    texts = texts_of(corpus)
+    texts = corpus_texts(corpus.pairs, Columns(corpus.question_column, corpus.answer_column))
     with embedding_progress(settings.name, console) as on_progress:
         found = extract(texts, settings, directory=out, on_progress=on_progress)
     store = found.embeddings.store
-    order = record_corpus(store, corpus, addresses_of(texts))
+    order = record_corpus(store, corpus.pairs, addresses_of(texts))
     seconds = time.perf_counter() - start
     figures = {
         "texts": len(texts),
@@ -47,7 +47,7 @@ def embed_corpus(settings: TeacherConfig, corpus: str, out: Path, *, console: Co
         "texts_per_second": found.new / seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    table = Table(title=f"{corpus} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=f"{corpus.pairs} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_row("texts (different ones)", f"{figures['texts']:,} ({figures['different']:,})")
@@ -61,14 +61,6 @@ def embed_corpus(settings: TeacherConfig, corpus: str, out: Path, *, console: Co
     console.print(table)
     console.print(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False, soft_wrap=True)
     return figures
-
-
-def texts_of(corpus: str) -> list[str]:
-    """The texts of a corpus in order: questions, then answers; or the sentences of 'scikit_learn_guide' or a .txt file."""
-    if corpus == "scikit_learn_guide" or Path(corpus).suffix.lower() == ".txt":
-        return list(load_sentences(corpus))
-    pairs = load_pairs(corpus)
-    return [pair.question for pair in pairs] + [pair.answer for pair in pairs]
 
 
 def check(directory: Path, *, console: Console) -> None:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from program import SMOKE, finish, run_here, start
 
-from lattice_jax import embedding
 from lattice_jax.config import TeacherConfig
-from lattice_jax.corpus.pairs import load_pairs
+from lattice_jax.corpus.texts import corpus_texts
 from lattice_jax.teachers.cache import embed_texts, open_corpus, teacher_store
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.shards import MANIFEST
@@ -42,28 +41,36 @@ def made(tmp_path_factory) -> Path:
 
 def test_the_embeddings_of_a_corpus_are_found_in_its_order(made):
     view = open_corpus(teacher_store(MINILM, made), "ten")
-    pairs = load_pairs("ten")
-    texts = [pair.question for pair in pairs] + [pair.answer for pair in pairs]
-    assert embedding.texts_of("ten") == texts
+    texts = corpus_texts("ten")
     np.testing.assert_allclose(view[:], embed(load_teacher(MINILM), texts, batch_size=20), atol=1e-6)
 
 
 def test_a_run_takes_the_embeddings_from_there(made):
     config = TeacherConfig(name="minilm", cache_directory=str(made))
     computed = []
-    embed_texts(embedding.texts_of("ten"), config, on_progress=lambda done, total: computed.append(done))
+    embed_texts(corpus_texts("ten"), config, on_progress=lambda done, total: computed.append(done))
     assert computed == []
 
 
 def test_what_it_took_is_told(program, tmp_path):
     lines = ["A short sentence.", "Another one.", "A short sentence.", "word " * 600]
     (tmp_path / "sentences.txt").write_text("\n".join(lines))
-    printed = program("--teacher", "minilm", "--corpus", "sentences.txt", "--out", "out", "--settings.stored-as", "bfloat16")
+    printed = program(
+        "--teacher", "minilm", "--corpus", "sentences.txt", "--out", "out", "--config.teacher.stored-as", "bfloat16"
+    )
     for told in ("different ones) 4 (3)", "new 3 longer", "cut 1 numbers", "384 as bfloat16", "in 1 shards", "memory at most"):
         assert told in printed
     assert "new 0 longer" in program(
-        "--teacher", "minilm", "--corpus", "sentences.txt", "--out", "out", "--settings.stored-as", "bfloat16"
+        "--teacher", "minilm", "--corpus", "sentences.txt", "--out", "out", "--config.teacher.stored-as", "bfloat16"
     )
+
+
+def test_columns_of_other_names_are_read(program, tmp_path):
+    (tmp_path / "pairs.csv").write_text("Frage,Antwort\nWhat is a cell?,A small network.\nWhat is light?,A signal.\n")
+    named = ("--config.corpus.question-column", "Frage", "--config.corpus.answer-column", "Antwort")
+    printed = program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", *named)
+    assert "different ones) 4 (4)" in printed
+    assert "corpus.question_column" in program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", code=2)
 
 
 def test_the_teacher_of_a_configuration_is_taken(program):
@@ -107,7 +114,7 @@ def test_a_damaged_shard_does_not_pass_the_check(program, tmp_path, damage):
 
 def test_what_cant_be_done_is_refused(program, tmp_path):
     assert "no corpus was named" in program(code=2)
-    assert "teacher.name is 'gpt'" in program("--teacher", "gpt", "--corpus", "ten", code=2)
+    assert "there is no teacher 'gpt'" in program("--teacher", "gpt", "--corpus", "ten", code=2)
     assert "no-such-corpus" in program("--teacher", "minilm", "--corpus", "no-such-corpus", code=2)
     assert "nowhere holds no embeddings" in program("--check", "nowhere", code=2)
     (tmp_path / "file").write_text("in the way")
