@@ -17,7 +17,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
+from lattice_jax.teachers import cache
 from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.teachers.checkpoint import open_tensors
 from lattice_jax.teachers.embed import TOKENS_PER_SWEEP, last_pool, mean_pool, sweeps
@@ -128,7 +130,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_it_is_read():
         open_streamed(tensors, config)
 
 
-def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
+def shipped_configuration(tmp_path: Path) -> tuple[TeacherConfig, Tokenizer]:
+    """The teacher of configs/llama3_8b.py, pointed at a small checkpoint of that family, and its tokenizer."""
     shutil.copytree(DATA / "llama_3", tmp_path, dirs_exist_ok=True)
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 8192}))
@@ -137,7 +140,12 @@ def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     shipped = runpy.run_path(str(CONFIGURATION))["CONFIG"].teacher
-    config = dataclasses.replace(shipped, name=str(tmp_path), numbers="float32", cache_directory=str(tmp_path / "cache"))
+    directories = {"name": str(tmp_path), "cache_directory": str(tmp_path / "cache")}
+    return dataclasses.replace(shipped, numbers="float32", **directories), tokenizer
+
+
+def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
+    config, tokenizer = shipped_configuration(tmp_path)
     assert config.streamed
     found = embed_texts(["1 2 3", "40 7"], config)
     _, encoder, variables = load("llama_3")
@@ -145,6 +153,18 @@ def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
         ids = tokenizer.encode(config.template.replace("{text}", text)).ids
         state = encoder.apply(variables, jnp.array([ids]), jnp.ones((1, len(ids)), bool))[-1][0, -1]
         np.testing.assert_allclose(embedding, state / jnp.linalg.norm(state), atol=1e-5)
+
+
+def test_texts_on_their_way_to_disk_go_through_the_layers_in_whole_sweeps(tmp_path, monkeypatch):
+    """However few texts another teacher would be given at once, the layers are read once for all of these."""
+    config, _ = shipped_configuration(tmp_path)
+    monkeypatch.setattr(cache, "ENCODED_ROWS", 1)
+    encode, calls = cache.encode, []
+    monkeypatch.setattr(
+        cache, "encode", lambda teacher, tokens, **how: calls.append(len(tokens)) or encode(teacher, tokens, **how)
+    )
+    assert cache.extract(["1 2 3", "40 7", "9", "8 " * 30], config).new == 4
+    assert calls == [4]
 
 
 def test_sweeps_hold_every_batch_once_and_few_tokens():
