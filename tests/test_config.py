@@ -80,6 +80,7 @@ BAD = [
     (LatticeConfig, "lattice", "minimum_arrival", 1.0),
     (LatticeConfig, "lattice", "minimum_arrival", -0.1),
     (LatticeConfig, "lattice", "devices", -1),
+    (LatticeConfig, "lattice", "weight_gradients", "never"),
     (LossConfig, "loss", "consistency_steps", 0),
     (LossConfig, "loss", "surface_reconstruction", "0.3"),
     (OptimizerConfig, "optimizer", "learning_rate", 0.0),
@@ -150,6 +151,11 @@ def test_loss_weights_are_not_negative_and_not_all_zero(weights):
 def test_the_default_weights_are_those_of_the_card():
     loss = LossConfig()
     assert (loss.surface_reconstruction, loss.internal_consistency, loss.dialogue_similarity) == (0.3, 0.3, 0.4)
+
+
+def test_what_is_computed_again_can_not_be_deferred():
+    with pytest.raises(InputError, match=r"lattice\.weight_gradients is 'deferred'.*\n.*lattice\.remat 'always'"):
+        LatticeConfig(remat="always", weight_gradients="deferred")
 
 
 def test_the_loss_may_not_ask_for_more_steps_than_the_cube_takes():

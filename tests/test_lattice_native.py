@@ -28,6 +28,8 @@ CASES = {
     "channels of whole groups": (GROUPED, 9),
     "one sample": (GROUPED, 1),
     "samples that fill more than a vector": (WIDE, 18),
+    "gradients at every firing": (dataclasses.replace(WIDE, remat="never", weight_gradients="immediate"), 3),
+    "gradients once a cell": (dataclasses.replace(WIDE, remat="never", weight_gradients="deferred"), 18),
     "recomputed": (dataclasses.replace(WIDE, remat="always"), 3),
     "pulse": (dataclasses.replace(SMALL, injection="pulse"), 2),
     "replaced state": (with_update(SMALL, residual=False), 2),

@@ -89,6 +89,8 @@ def settings(reference: Config) -> dict[str, Case]:
         f"lattice.update.quiescent {not update.quiescent}": trained(with_update(reference, quiescent=not update.quiescent)),
         "lattice.remat always": trained(with_lattice(reference, remat="always")),
         "lattice.remat never": trained(with_lattice(reference, remat="never")),
+        "lattice.weight_gradients deferred": trained(with_lattice(reference, weight_gradients="deferred")),
+        "lattice.weight_gradients immediate": trained(with_lattice(reference, weight_gradients="immediate")),
         "lattice.devices 1": trained(with_lattice(reference, devices=1)),
     }
     for size in sorted({batch // 2, batch // 4} - {0}, reverse=True):

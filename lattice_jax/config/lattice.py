@@ -124,6 +124,9 @@ class LatticeConfig:
     """Recompute each step in the backward pass instead of storing what it held, which takes several times less memory.
     Automatic is always with the scan, and with the native engine where the stored values would take more than an eighth of the
     memory."""
+    weight_gradients: Literal["automatic", "deferred", "immediate"] = "automatic"
+    """When the native engine adds up the matrices' gradients: once a cell, in one product over all its firings and samples, or
+    at every firing, which needs nothing stored. Automatic is deferred for batches of up to 16 whose values are stored."""
     devices: int = 0
     """Devices that the cells are spread over, by height; 0 takes one per CPU core, or every accelerator there is."""
 
@@ -138,6 +141,12 @@ class LatticeConfig:
         )
         require(self.steps >= 1, "lattice.steps", self.steps, "at least 1 step")
         require(0 <= self.minimum_arrival < 1, "lattice.minimum_arrival", self.minimum_arrival, "a probability in [0, 1)")
+        require(
+            self.weight_gradients != "deferred" or self.remat != "always",
+            "lattice.weight_gradients",
+            self.weight_gradients,
+            "another value with lattice.remat 'always': what is deferred must be stored",
+        )
         require(self.devices >= 0, "lattice.devices", self.devices, "0 (all) or a number of devices")
         require(
             self.input_face != self.output_face, "lattice.output_face", self.output_face, "another face than lattice.input_face"

@@ -2,10 +2,10 @@
 
    Contract: functions read any cell's state of this step and write the given cell's alone, so cells run in any order and on any
    thread. Names follow lattice_jax/lattice/cell.py. Gradients of state are replaced, in place, by those of the state one step
-   earlier. Those of the matrices wait, where firings are kept, until a cell's last one is through: each firing leaves what its
-   products were computed from and what arrives at them, and one product over all its firings and samples adds them up, so that
-   a cell's gradient is written once and not once a firing. The other gradients of weights, one part in twelve, are added up at
-   once. */
+   earlier. Those of the matrices wait, where they are deferred, until a cell's last firing is through: each firing leaves what
+   its products were computed from and what arrives at them, and one product over all its firings and samples adds them up, so
+   that a cell's gradient is written once and not once a firing. The other gradients of weights, one part in twelve, are added
+   up at once. */
 #pragma once
 
 #include "lattice.h"
@@ -27,7 +27,7 @@ typedef struct {
   float *gate, *to_gated, *active, *slope; /* [batch][hidden] */
   float *across, *back;                    /* [2 channels or hidden][padded(batch)] */
   float* inputs;                           /* [versions of one cell][batch][2 channels] */
-  Version own;                             /* for what is not kept */
+  Version own;                             /* for what is not kept, or not deferred */
   Neighbour* around;
   long next; /* the cell whose turn comes after this one's */
 } Scratch;
@@ -70,9 +70,10 @@ static inline Version version(const Pass* pass, long t, long cell, const Scratch
   held.perceived = all->perceived + narrow_start;
   held.proposed = all->proposed + narrow_start;
   held.forget = all->forget + narrow_start;
-  held.to_proposed = all->to_proposed + narrow_start;
   held.message = all->message + wide_start;
   held.content = all->content + wide_start;
+  if (!lattice->deferred) return held;
+  held.to_proposed = all->to_proposed + narrow_start;
   held.gated = all->gated + wide_start;
   return held;
 }
@@ -131,7 +132,7 @@ static inline void affine_gradients(const Pass* pass, long cell, enum Parameter 
   const Lattice* lattice = pass->lattice;
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
   multiply(depth, columns, rows, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns, NULL,
-           !lattice->kept, upcoming(pass->gradients[kernel], lattice->sizes[kernel], scratch->next));
+           !lattice->deferred, upcoming(pass->gradients[kernel], lattice->sizes[kernel], scratch->next));
   add_rows(rows, columns, change, gradient(pass, bias, cell));
 }
 
@@ -156,7 +157,7 @@ static inline void sent_gradients(const Pass* pass, long cell, long rows, Versio
   affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, held.message, scratch);
 }
 
-/* All of a cell's firings and messages together, where they are kept. */
+/* All of a cell's firings and messages together, where they are deferred. */
 static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long first = pass->plan.first[cell], count = pass->plan.first[cell + 1] - first;
@@ -357,7 +358,7 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
       neighbour_product(batch, channels, to_perceived, version(pass, t, other, scratch).visible,
                         gradient(pass, PERCEPTION, cell) + k * channels);
   }
-  if (!lattice->kept) fired_gradients(pass, cell, batch, held, scratch);
+  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, scratch);
 }
 
 static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
@@ -375,7 +376,7 @@ static void message_backward(const Pass* pass, long t, long cell, Scratch* scrat
                      gradient(pass, MESSAGE_SCALE, cell));
   split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,
                 pass->memory_gradient + cell * batch * channels);
-  if (!lattice->kept) sent_gradients(pass, cell, batch, held, scratch);
+  if (!lattice->deferred) sent_gradients(pass, cell, batch, held, scratch);
   memset(arriving, 0, sizeof(float) * wide);
 }
 

@@ -38,7 +38,8 @@ typedef struct {
 typedef struct {
   long cells, batch, channels, hidden, steps; /* `channels` visible ones, and as many of memory */
   int threads, held, residual, bounded;
-  int kept; /* whether what each firing computed is kept for the backward pass, or computed again there */
+  int kept;     /* whether what each firing computed is kept for the backward pass, or computed again there */
+  int deferred; /* whether the matrices' gradients are added up once a cell, or at every firing; only what is kept can be */
   float epsilon;
   const float* weights[PARAMETERS];
   long sizes[PARAMETERS]; /* of one cell */

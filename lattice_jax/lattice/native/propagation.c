@@ -8,7 +8,9 @@
 enum { CELLS_AT_ONCE = 5 };
 
 long version_size(const Lattice* lattice) {
-  return lattice->batch * (lattice->kept ? 6 * lattice->channels + 3 * lattice->hidden : 2 * lattice->channels);
+  const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 2 * lattice->hidden;
+  const long left = lattice->channels + lattice->hidden;
+  return lattice->batch * (state + lattice->kept * computed + lattice->deferred * left);
 }
 
 /* Where the versions of all cells lie in a buffer: one array after the other. */
@@ -20,11 +22,12 @@ static Version lay_out(const Lattice* lattice, float* buffer, long versions) {
   all.perceived = start;
   all.proposed = start + narrow;
   all.forget = start + 2 * narrow;
-  all.to_proposed = start + 3 * narrow;
-  start += 4 * narrow;
+  start += 3 * narrow;
   all.message = start;
   all.content = start + wide;
+  if (!lattice->deferred) return all;
   all.gated = start + 2 * wide;
+  all.to_proposed = start + 3 * wide;
   return all;
 }
 
@@ -54,7 +57,7 @@ static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* ar
       .slope = take(memory, wide),
       .across = take(memory, turned),
       .back = take(memory, turned),
-      .inputs = take(memory, 2 * narrow * (lattice->kept ? lattice->steps + 1 : 1)),
+      .inputs = take(memory, 2 * narrow * (lattice->deferred ? lattice->steps + 1 : 1)),
       .own = {.perceived = take(memory, narrow),
               .proposed = take(memory, narrow),
               .forget = take(memory, narrow),
@@ -105,16 +108,18 @@ typedef struct {
 
 typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
 
-/* All threads take cells until none is left, and wait for each other. `phase` is a number that no other phase has. */
+/* All threads take cells until none is left, and wait for each other. `phase` is a number that no other phase has. A thread
+   takes its next cells before it begins with those it has, so that the last of these can ask for the first of those. */
 static void in_parallel(Job* job, long phase, Work* work, long t, const int32_t* cells, long count, Scratch* scratch) {
-  for (;;) {
-    const long start = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
-    if (start >= count) break;
+  long start = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
+  while (start < count) {
+    const long then = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
     for (long i = start; i < count && i < start + CELLS_AT_ONCE; i++) {
-      const long next = i + 1 < count ? i + 1 : i;
+      const long after = i + 1 < start + CELLS_AT_ONCE ? i + 1 : then, next = after < count ? after : i;
       scratch->next = cells ? cells[next] : next;
       work(job, t, cells ? cells[i] : i, scratch);
     }
+    start = then;
   }
   pthread_barrier_wait(&job->phase_end);
 }
@@ -262,7 +267,7 @@ static void start_cell_backward(const Job* job, long t, long cell, Scratch* scra
   const Lattice* lattice = pass->lattice;
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
   for (enum Parameter name = 0; name < PARAMETERS; name++)
-    if (!lattice->kept || !is_matrix(name)) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
+    if (!lattice->deferred || !is_matrix(name)) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
   memcpy(pass->visible_gradient + cell * narrow, job->backward->visible_gradient + cell * narrow, sizeof(float) * narrow);
   memcpy(pass->memory_gradient + cell * narrow, job->backward->memory_gradient + cell * narrow, sizeof(float) * narrow);
   memset(pass->sent_gradient + cell * wide, 0, sizeof(float) * wide);
@@ -286,7 +291,7 @@ static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
 static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
   (void)t;
   const Lattice* lattice = job->pass.lattice;
-  if (lattice->kept) matrix_gradients(&job->pass, cell, scratch);
+  if (lattice->deferred) matrix_gradients(&job->pass, cell, scratch);
   const long narrow = lattice->batch * lattice->channels;
   const int32_t face = lattice->face_index[cell];
   if (face >= 0)
