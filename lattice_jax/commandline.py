@@ -64,15 +64,15 @@ def parse_with_config(arguments: type[Arguments], argv: Sequence[str], descripti
 
     `--config FILE` gives the start values, `--config.SETTING VALUE` overrides one.
     """
-    path, rest = _take_config_path(argv)
+    path, rest = take_config_path(argv)
     if path is None and not {"-h", "--help"} & set(rest):
         raise InputError("no configuration was named", expected="--config FILE", fix="try --config configs/phase3.py")
     start = arguments(config=load_config(path) if path else Config())  # pyright: ignore[reportCallIssue]
     return tyro.cli(arguments, args=rest, default=start, description=description), path.stem if path else ""
 
 
-def _take_config_path(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The value of `--config`, and all other arguments."""
+def take_config_path(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The value of `--config FILE`, and all other arguments."""
     rest = list(argv)
     for index, argument in enumerate(rest):
         if argument == "--config" and index + 1 < len(rest):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
 from lattice_jax import experiment
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
+from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import plots
 from lattice_jax.evaluation.similarity import nearest_answers
@@ -136,15 +136,17 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _gather(config: Config, console: Console) -> experiment.Material:
-    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(f"embedding with {config.teacher.name}", total=None)
-        material = experiment.gather(config, lambda done, total: progress.update(task, completed=done, total=total))
+    with embedding_progress(config.teacher.name, console) as on_progress:
+        material = experiment.gather(config, on_progress)
     corpus = material.corpus
     console.print(
         f"Corpus: {len(corpus.split.train)} training, {len(corpus.split.validation)} validation and "
         f"{len(corpus.split.held_out)} held-out pairs, {len(corpus.sentences):,} unlabelled sentences; teacher: "
         f"{config.teacher.name}, {material.questions.shape[1]} numbers a text"
+        + (f"; {material.cut:,} texts longer than it reads, their ends cut off" if material.cut else "")
     )
+    for reason, count in corpus.left_out.items():
+        console.print(f"Left out of {config.corpus.pairs}: {count:,} {reason}")
     return material
 
 
@@ -182,6 +184,7 @@ def _run_figures(
         "seed": config.seed,
         "data_hash": material.corpus.hash,
         "pairs": {side: len(getattr(split, side)) for side in ("train", "validation", "held_out")},
+        "pairs_left_out": dict(material.corpus.left_out),
         "sentences": len(material.corpus.sentences),
     }
 

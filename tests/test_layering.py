@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "experiment", "run"}
+JOINING = {"commandline", "embedding", "experiment", "run"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -23,9 +23,10 @@ MAY_IMPORT = {
     "training": {*GROUND, "lattice", "training"},
     "evaluation": {*GROUND, "training", "evaluation"},
     "commandline": {*GROUND, *WINGS},
+    "embedding": {*GROUND, *WINGS, "commandline"},
     "experiment": {*GROUND, *WINGS, "commandline"},
-    "run": {*GROUND, *WINGS, "commandline", "experiment"},
-    "bin": {"run", "commandline", "config"},
+    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
+    "bin": {"run", "embedding", "commandline", "config", "errors"},
     "configs": {"config"},
 }
 
@@ -132,6 +133,7 @@ def test_every_room_has_its_arrows():
         ("experiment", "from lattice_jax import run", {"run"}),
         ("bin", "from lattice_jax.lattice import cube", {"lattice"}),
         ("bin", "from lattice_jax import experiment", {"experiment"}),
+        ("embedding", "from lattice_jax import run", {"run"}),
         ("configs", "from lattice_jax.training.loop import fit", {"training"}),
     ],
 )

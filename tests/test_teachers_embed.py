@@ -22,6 +22,7 @@ from lattice_jax.teachers.embed import (
     mean_pairwise_cosine,
     tokenize,
 )
+from lattice_jax.teachers.weights import MINILM, find_files
 
 DATA = Path(__file__).parent / "data"
 TEXTS = json.loads((DATA / "teacher_texts.json").read_text(encoding="utf-8"))
@@ -53,6 +54,14 @@ def test_minilm_equals_the_reference(minilm, reference):
     found = embed(minilm, TEXTS, batch_size=8)
     assert found.dtype == np.float32
     assert np.abs(found - reference["minilm_embeddings"]).max() < PARITY
+
+
+def test_a_packages_directory_is_a_teacher_like_any_other(reference):
+    """MiniLM by its directory: pooling, length and everything else from its own files."""
+    directory = find_files(MINILM, Path(CACHE))
+    teacher = load_teacher(TeacherConfig(name=str(directory)))
+    assert teacher.settings == load_teacher(TeacherConfig(name="minilm", cache_directory=CACHE)).settings
+    assert np.abs(embed(teacher, TEXTS, batch_size=8) - reference["minilm_embeddings"]).max() < PARITY
 
 
 def test_mpnet_equals_the_reference(reference):
@@ -100,6 +109,8 @@ def test_batches_hold_every_text_once_in_few_shapes():
         (384, 5),
     }
     assert {length for length, _, _ in batches([3, 256], 32, 256)} == {16, 256}
+    # A long context doesn't make a text of middle length as expensive as one that fills it.
+    assert {length for length, _, _ in batches([300, 700, 8000], 32, 8192)} == {384, 768, 8192}
 
 
 @pytest.mark.parametrize("nothing", ["", " \t\n", "\u200b", "\x00"])

@@ -33,7 +33,6 @@ def install_archive(site: Path, content: bytes, parts: int = 3) -> TeacherSource
     return TeacherSource(
         name="small",
         model="small",
-        dimension=4,
         licence="Apache-2.0",
         packages=tuple(f"small-teacher-part-{part}" for part in range(parts)),
         pattern="input/small.zip.00[0-9]",

@@ -27,9 +27,9 @@ from lattice_jax.config.learning import (
     EvaluationConfig,
     LossConfig,
     OptimizerConfig,
-    TeacherConfig,
     TrainingConfig,
 )
+from lattice_jax.config.teacher import TeacherConfig
 
 __all__ = [
     "AdapterConfig",

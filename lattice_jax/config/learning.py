@@ -11,7 +11,13 @@ class CorpusConfig:
     """Which text is learned from, and how it is divided."""
 
     pairs: str = "hundred"
-    """Question-answer pairs: 'ten', 'hundred', or the path of a JSONL file with 'question' and 'answer' on every line."""
+    """Question-answer pairs: 'ten', 'hundred', an installed corpus ('wordnet', 'wordnet:20000', 'chatterbot:english',
+    'debian-faq:de', 'debian-faq:en:de', 'perlfaq', 'python-faq'), the path of a file (JSONL with 'question' and 'answer' on
+    every line, CSV or TSV with these columns, Parquet) or of a Hugging Face datasets directory."""
+    question_column: str = "question"
+    """Name of the key or column with the questions, in files and directories."""
+    answer_column: str = "answer"
+    """Name of the one with the answers."""
     sentences: str = "scikit_learn_guide"
     """Unlabelled text for the adapter: 'scikit_learn_guide', 'none', or the path of a text file with one sentence a line."""
     held_out_pairs: int = 40
@@ -25,6 +31,12 @@ class CorpusConfig:
 
     def __post_init__(self):
         require_kinds(self, "corpus.")
+        require(
+            self.answer_column != self.question_column,
+            "corpus.answer_column",
+            self.answer_column,
+            "another column than corpus.question_column",
+        )
         require(self.held_out_pairs >= 2, "corpus.held_out_pairs", self.held_out_pairs, "at least 2 pairs to judge on")
         require(self.validation_pairs >= 2, "corpus.validation_pairs", self.validation_pairs, "at least 2 pairs for choices")
         require(
@@ -33,22 +45,6 @@ class CorpusConfig:
             self.near_duplicate_similarity,
             "a number in (0, 1]",
         )
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The frozen language model that turns text into embeddings."""
-
-    name: Literal["mpnet", "minilm"] = "mpnet"
-    """'mpnet': all-mpnet-base-v2, 768 numbers a text; 'minilm': all-MiniLM-L6-v2, 384."""
-    batch_size: int = 32
-    """Texts encoded at once."""
-    cache_directory: str = ".cache/embeddings"
-    """Where embeddings are kept, by teacher and text; created when missing."""
-
-    def __post_init__(self):
-        require_kinds(self, "teacher.")
-        require(self.batch_size >= 1, "teacher.batch_size", self.batch_size, "at least 1 text")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ Contract: `pairs` are on exactly one side of `split`, and no sentence repeats he
 compare: the ten are always training pairs, and 'ten' is 'hundred' without its other training pairs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lattice_jax.config import CorpusConfig
-from lattice_jax.corpus.pairs import TEN_QUESTIONS, Pair, data_hash, load_pairs
+from lattice_jax.corpus.pairs import TEN_QUESTIONS, Listing, Pair, data_hash, list_pairs
+from lattice_jax.corpus.readers.entries import Columns
 from lattice_jax.corpus.sentences import load_sentences, without_near_duplicates
 from lattice_jax.corpus.splits import Split, split_pairs
 
@@ -25,6 +27,8 @@ class Corpus:
     """How many were removed for that."""
     hash: str
     """SHA-256 of pairs and sentences."""
+    left_out: Mapping[str, int]
+    """Reason -> entries of the source of the pairs that are not among them."""
 
 
 def load_corpus(config: CorpusConfig) -> Corpus:
@@ -32,20 +36,20 @@ def load_corpus(config: CorpusConfig) -> Corpus:
 
     Raises InputError for files that can't be used and for too few pairs.
     """
-    pairs, split = _divided_pairs(config)
+    listing = list_pairs(
+        "hundred" if config.pairs == "ten" else config.pairs, Columns(config.question_column, config.answer_column)
+    )
+    pairs, split = _divided_pairs(listing, config)
     judged = [text for index in split.validation + split.held_out for text in (pairs[index].question, pairs[index].answer)]
     loaded = load_sentences(config.sentences)
     sentences = without_near_duplicates(loaded, judged, config.near_duplicate_similarity)
-    return Corpus(pairs, split, sentences, len(loaded) - len(sentences), data_hash(pairs, sentences))
+    return Corpus(pairs, split, sentences, len(loaded) - len(sentences), data_hash(pairs, sentences), listing.left_out)
 
 
-def _divided_pairs(config: CorpusConfig) -> tuple[tuple[Pair, ...], Split]:
-    if config.pairs not in ("ten", "hundred"):
-        pairs = load_pairs(config.pairs)
-        return pairs, split_pairs(pairs, config)
-    pairs = load_pairs("hundred")
-    split = split_pairs(pairs, config, always_train=TEN_QUESTIONS)
-    return (pairs, split) if config.pairs == "hundred" else _only_ten(pairs, split)
+def _divided_pairs(listing: Listing, config: CorpusConfig) -> tuple[tuple[Pair, ...], Split]:
+    shipped = config.pairs in ("ten", "hundred")
+    split = split_pairs(listing.pairs, config, always_train=TEN_QUESTIONS if shipped else ())
+    return _only_ten(listing.pairs, split) if config.pairs == "ten" else (listing.pairs, split)
 
 
 def _only_ten(pairs: tuple[Pair, ...], split: Split) -> tuple[tuple[Pair, ...], Split]:

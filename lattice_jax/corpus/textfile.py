@@ -16,6 +16,12 @@ def numbered_lines(name: str, *, shipped: Mapping[str, str], setting: str, conte
 
     `shipped` maps the names of shipped sets to files of lattice_jax/corpus/data; `setting` and `content` word the errors.
     """
+    lines = whole_lines(name, shipped=shipped, setting=setting, content=content)
+    return [(number, stripped) for number, line in enumerate(lines, start=1) if (stripped := line.strip())]
+
+
+def whole_lines(name: str, *, shipped: Mapping[str, str], setting: str, content: str) -> list[str]:
+    """As `numbered_lines`, but every line as it stands, blank ones too, each with its line end."""
     choices = f"{', '.join(map(repr, shipped))} or the path of {content}"
     try:
         raw = _shipped_bytes(shipped[name]) if name in shipped else Path(name).read_bytes()
@@ -24,13 +30,12 @@ def numbered_lines(name: str, *, shipped: Mapping[str, str], setting: str, conte
     except (OSError, ValueError) as error:
         # ValueError: a path with a null character.
         raise InputError(f"{name!r} can't be read: {error}", expected=choices, fix=_fix(setting)) from error
-    lines = [(number, _decode(line, name, number)) for number, line in enumerate(raw.split(b"\n"), start=1)]
-    filled = [(number, line) for number, line in lines if line]
-    if not filled:
+    lines = [_decode(line, name, number) + "\n" for number, line in enumerate(raw.split(b"\n"), start=1)]
+    if not any(line.strip() for line in lines):
         raise InputError(
             f"{name!r} holds no text", expected=content, fix=f"fill the file, or set --config.{setting} to another"
         )
-    return filled
+    return lines
 
 
 def _shipped_bytes(filename: str) -> bytes:
@@ -39,7 +44,7 @@ def _shipped_bytes(filename: str) -> bytes:
 
 def _decode(line: bytes, name: str, number: int) -> str:
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"line {number} of {name!r} is not UTF-8: {error.reason} at byte {error.start}",

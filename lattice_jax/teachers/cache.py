@@ -1,37 +1,71 @@
-"""Embeddings that are computed once: a content-addressed store on disk.
+"""Embeddings that are computed once: texts in, embeddings out, from a store on disk as far as they are there.
 
-Contract: an embedding's address is the SHA-256 of the text and of everything else that determines it (the hashes of the
-teacher's weights, tokenizer and configurations, the pooling, this encoder's revision). Shards are safetensors files of
-addresses and embeddings, written once, never changed, and named by the SHA-256 of their own bytes: no index could disagree with
-them. A shard gets its name only when it is wholly on disk, so a process may be killed at any moment, and any number may read
-and write at once; at worst an embedding is stored twice. A shard whose bytes don't match its name is an `InputError` that names
-it. Files that begin with '.writing-' are what a killed process left behind; they are never read.
+Contract: one directory, a `store.Store`, for each description: the hashes of the teacher's files, tokenizer among them, the
+settings of what is taken from it (`settings.describe`), the stored numbers. In it an embedding's address is the SHA-256 of its
+text. Only what is missing is computed, each different text once, longest first, and stored shard after shard: a process that
+is killed loses the shard in the making, at most `SHARD_SECONDS` and one call of `encode`. Several processes may fill one store;
+each leaves out what another one has finished. Texts are tokenized some at a time, so a million need little more memory than
+they fill themselves.
+
+`embed_texts` gives an array and is for what fits into memory; `extract` gives a view of the store. `record_corpus` writes
+`corpora/NAME.safetensors` into the store's directory: 'addresses' [texts, 32], the SHA-256 of every text of a corpus in its
+order, questions before answers. With it `open_corpus` finds row i for text i of `corpus_texts(NAME)`, without the teacher.
 """
 
 import hashlib
-import json
-import os
-import uuid
-from collections.abc import Collection, Sequence
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
-from safetensors.numpy import load, save
+from jaxtyping import Float32, Int, UInt8
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.embed import Progress, Tokens, check_embeddings, encode, load_teacher, load_tokenizer, tokenize
-from lattice_jax.teachers.weights import TeacherSource, make_directory, teacher_source
+from lattice_jax.teachers.embed import (
+    Progress,
+    Teacher,
+    TeacherTokenizer,
+    Tokens,
+    batches,
+    check_embeddings,
+    encode,
+    load_teacher,
+    load_tokenizer,
+    sweeps,
+    tokenize,
+)
+from lattice_jax.teachers.settings import describe
+from lattice_jax.teachers.shards import ASIDE, SUFFIX, Rows, as_json, write_flushed
+from lattice_jax.teachers.store import Store, View, addresses_of, open_store
+from lattice_jax.teachers.weights import make_directory
 
-ENCODER_REVISION = 1
-"""To be raised by whoever changes what `embed.encode` returns for any text."""
+SHARD_ROWS = 16_384
+"""Embeddings in a shard at most: 25 MB of MiniLM's."""
 
-SHARD_ROWS = 512
-"""Embeddings in a shard at most, which is what a killed process loses: about a minute of MPNet on one core."""
+SHARD_SECONDS = 60.0
+"""Computing after which a shard is stored though it has fewer rows: what a killed process loses."""
 
-Rows = dict[bytes, np.ndarray]
-"""Address -> embedding."""
+ENCODED_ROWS = 1024
+"""Texts given to `encode` at once; of a streamed teacher, as many as go through its layers together."""
+
+COLLAPSE_ROWS = 1024
+"""Embeddings looked at for collapse where `extract` has more."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Embeddings of texts, and what it took to have them."""
+
+    embeddings: View
+    new: int
+    """Different texts that had to be computed."""
+    cut: int
+    """Texts that go on beyond the teacher's maximum length, so that their embedding leaves their end out."""
 
 
 def embed_texts(
@@ -41,17 +75,39 @@ def embed_texts(
 
     The teacher is loaded only if an embedding is missing; `on_progress` counts the missing ones, each different text once.
     """
-    source = teacher_source(config)
     tokens = tokenize(load_tokenizer(config), texts)
-    directory = teacher_directory(source, Path(config.cache_directory))
-    addresses = [address(source, text) for text in texts]
-    rows = read_shards(directory, set(addresses))
-    missing = {key: text for key, text in zip(addresses, tokens, strict=True) if key not in rows}
-    if missing:
-        rows |= _compute(missing, config, directory, on_progress)
-    embeddings = np.array([rows[key] for key in addresses], np.float32).reshape(len(texts), source.dimension)
+    embeddings = _extract(texts, config, None, on_progress).embeddings[:]
     check_embeddings(embeddings, tokens)
     return embeddings
+
+
+def extract(
+    texts: Sequence[str], config: TeacherConfig, *, directory: Path | None = None, on_progress: Progress | None = None
+) -> Extraction:
+    """As `embed_texts`, for any number of texts, into `teacher_store(config, directory)`; the result stays on disk.
+
+    Embeddings that nothing can be learned from are refused as by `check_embeddings`: zero or not finite before they are stored,
+    collapsed by a sample.
+    """
+    found = _extract(texts, config, directory, on_progress)
+    sample = np.unique(np.linspace(0, max(len(texts) - 1, 0), COLLAPSE_ROWS, dtype=np.intp))[: len(texts)]
+    tokens = _tokenize_some(load_tokenizer(config), texts, sample)
+    check_embeddings(found.embeddings[sample], tokens)
+    return found
+
+
+def _extract(texts: Sequence[str], config: TeacherConfig, directory: Path | None, on_progress: Progress | None) -> Extraction:
+    addresses = addresses_of(texts)
+    store = teacher_store(config, directory)
+    missing = _missing(store, addresses)
+    if len(missing):
+        store = store.adopt()
+        missing = _missing(store, addresses)
+    count = len(missing)
+    if count:
+        store, count = _compute(store, texts, addresses, missing, config, on_progress)
+    rows = store.find(addresses)
+    return Extraction(View(store, rows), count, int(store.cut(rows).sum()))
 
 
 def count_cut(texts: Sequence[str], config: TeacherConfig) -> int:
@@ -59,76 +115,113 @@ def count_cut(texts: Sequence[str], config: TeacherConfig) -> int:
     return sum(text.cut for text in tokenize(load_tokenizer(config), texts))
 
 
-def description(source: TeacherSource) -> str:
-    """Everything besides the text that an embedding depends on, as JSON."""
-    determinants = {
-        "teacher": source.name,
-        "files": dict(source.sha256),
-        "pooling": "mean over tokens",
-        "normalisation": "unit length",
-        "numbers": "float32",
-        "revision": ENCODER_REVISION,
-    }
-    return json.dumps(determinants, sort_keys=True)
+def teacher_store(config: TeacherConfig, directory: Path | None = None) -> Store:
+    """The embeddings of a teacher below `directory` or the configured one, in NAME-HASH, one for each description.
+
+    The hash decides; the name is for people, and that under which the teacher was embedded first.
+    """
+    wanted = describe(config) | {"stored_as": config.stored_as}
+    root = directory or Path(config.cache_directory)
+    key = hashlib.sha256(as_json(wanted).encode()).hexdigest()[:16]
+    own = root / f"{Path(config.name).resolve().name}-{key}"
+    return open_store(next(root.glob(f"*-{key}"), own), wanted)
 
 
-def address(source: TeacherSource, text: str) -> bytes:
-    """SHA-256 of a text and of all else that determines its embedding."""
-    return hashlib.sha256(f"{description(source)}\0{text}".encode()).digest()
+def record_corpus(store: Store, name: str, addresses: UInt8[np.ndarray, "texts 32"]) -> Path:
+    """Write down which texts a corpus has, in order; replaces what was written under this name."""
+    path = _corpus_file(store, name)
+    aside = make_directory(path.parent) / f"{ASIDE}{path.name}"
+    write_flushed(aside, save({"addresses": addresses}, {"corpus": name}))
+    return aside.replace(path)
 
 
-def teacher_directory(source: TeacherSource, cache_directory: Path) -> Path:
-    """Where the shards of a teacher lie; one directory for each description."""
-    return cache_directory / f"{source.name}-{hashlib.sha256(description(source).encode()).hexdigest()[:16]}"
+def open_corpus(store: Store, name: str) -> View:
+    """The embeddings of a corpus that was recorded, in its order."""
+    path = _corpus_file(store, name)
+    fix = f"run bin/embed --corpus {name} again"
+    try:
+        addresses = load_file(path)["addresses"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path} can't be read: {error}", expected="a corpus that bin/embed recorded", fix=fix) from error
+    rows = store.find(addresses)
+    if (rows < 0).any():
+        raise InputError(
+            f"{(rows < 0).sum()} of {len(rows)} texts of {name!r} are not stored in {store.directory}",
+            expected="the embedding of every text",
+            fix=fix,
+        )
+    return View(store, rows)
 
 
-def read_shards(directory: Path, wanted: Collection[bytes]) -> Rows:
-    """The embeddings at the wanted addresses, as far as they are stored; every shard is checked against its name."""
-    rows: Rows = {}
-    for path in sorted(directory.glob("[!.]*.safetensors")):
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != path.stem:
-            raise InputError(
-                f"{path} is damaged: {len(content)} bytes with SHA-256 {found}",
-                expected="content whose SHA-256 is the file's name",
-                fix=f"delete {path}, its embeddings are computed again",
-            )
-        shard = load(content)
-        for key, embedding in zip(map(bytes, shard["addresses"]), shard["embeddings"], strict=True):
-            if key in wanted:
-                rows[key] = embedding
-    return rows
+def _corpus_file(store: Store, name: str) -> Path:
+    return store.directory / "corpora" / (re.sub(r"[^\w.-]+", "-", name) + SUFFIX)
 
 
-def write_shard(directory: Path, rows: Rows, metadata: str) -> Path:
-    """Store embeddings for good: written aside, flushed to disk, and only then named."""
-    addresses = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1)
-    content = save({"addresses": addresses, "embeddings": np.stack(list(rows.values()))}, {"description": metadata})
-    aside = make_directory(directory) / f".writing-{uuid.uuid4().hex}"
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return aside.replace(directory / f"{hashlib.sha256(content).hexdigest()}.safetensors")
+def _missing(store: Store, addresses: UInt8[np.ndarray, "texts 32"]) -> Int[np.ndarray, " missing"]:
+    """Indices of the texts that are not stored, each different text once, in ascending order."""
+    absent = np.flatnonzero(store.find(addresses) < 0)
+    _, first = np.unique(np.ascontiguousarray(addresses[absent]).view("V32")[:, 0], return_index=True)
+    return np.sort(absent[first])
 
 
-def _compute(missing: dict[bytes, Tokens], config: TeacherConfig, directory: Path, on_progress: Progress | None) -> Rows:
-    """Encode and store what is missing, shard by shard."""
+def _tokenize_some(tokenizer: TeacherTokenizer, texts: Sequence[str], indices: Int[np.ndarray, " some"]) -> list[Tokens]:
+    """Some of the texts as tokens; an error names the text by its place among all."""
+    some: list[int] = indices.tolist()
+    return tokenize(tokenizer, [texts[index] for index in some], some)
+
+
+def _compute(
+    store: Store,
+    texts: Sequence[str],
+    addresses: UInt8[np.ndarray, "texts 32"],
+    missing: Int[np.ndarray, " missing"],
+    config: TeacherConfig,
+    on_progress: Progress | None,
+) -> tuple[Store, int]:
+    """Encode and store what is missing; returns the store with it, and how many of them this process computed."""
+    tokenizer = load_tokenizer(config)
+    lengths = np.concatenate(
+        [
+            [len(text.ids) for text in _tokenize_some(tokenizer, texts, some)]
+            for some in np.split(missing, range(ENCODED_ROWS, len(missing), ENCODED_ROWS))
+        ]
+    )
     teacher = load_teacher(config)
-    # Texts of one length in one shard fill their batches.
-    order = sorted(missing, key=lambda key: len(missing[key].ids), reverse=True)
-    rows: Rows = {}
-    for start in range(0, len(order), SHARD_ROWS):
-        keys = order[start : start + SHARD_ROWS]
+    portions = [missing[some] for some in _portions(lengths, teacher, config.batch_size)]
+    kept: list[Rows] = []
+    reached, computed, began = 0, 0, time.monotonic()
+    for number, portion in enumerate(portions):
 
-        def count_on(done: int, _: int, before: int = start) -> None:
+        def count_on(done: int, _: int, before: int = reached) -> None:
             if on_progress is not None:
-                on_progress(before + done, len(order))
+                on_progress(before + done, len(missing))
 
-        tokens = [missing[key] for key in keys]
-        embeddings = encode(teacher, tokens, batch_size=config.batch_size, on_batch=count_on)
-        shard = dict(zip(keys, embeddings, strict=True))
-        write_shard(directory, shard, description(teacher.source))
-        rows |= shard
-    return rows
+        last = number + 1 == len(portions)
+        store = store.refreshed()
+        some = portion[store.find(addresses[portion]) < 0]
+        if len(some):
+            tokens = _tokenize_some(tokenizer, texts, some)
+            embeddings = encode(teacher, tokens, batch_size=config.batch_size, on_batch=count_on)
+            if len(some) == len(portion) and not last:
+                check_embeddings(embeddings, tokens)
+            kept.append(Rows(addresses[some], embeddings, np.array([text.cut for text in tokens])))
+            computed += len(some)
+        reached += len(portion)
+        full = last or sum(len(rows.cut) for rows in kept) + len(portions[number + 1]) > SHARD_ROWS
+        if kept and (full or time.monotonic() - began > SHARD_SECONDS):
+            rows, store = Rows(*map(np.concatenate, zip(*kept, strict=True))), store.refreshed()
+            unknown = store.find(rows.addresses) < 0
+            if unknown.any():
+                store = store.add(Rows(*(part[unknown] for part in rows)))
+            kept, began = [], time.monotonic()
+    return store, computed
+
+
+def _portions(lengths: Int[np.ndarray, " texts"], teacher: Teacher, batch_size: int) -> list[Int[np.ndarray, " some"]]:
+    """Indices of the texts of every call of `encode`: the longest first, so that too little memory shows at once."""
+    if teacher.streamed is None:
+        # Texts of one length fill their batches.
+        order = np.argsort(-lengths, kind="stable")
+        return np.split(order, range(ENCODED_ROWS, len(order), ENCODED_ROWS))
+    planned = list(batches(lengths.tolist(), batch_size, teacher.settings.max_length))
+    return [np.concatenate([members for _, _, members in sweep]) for sweep in sweeps(planned)]

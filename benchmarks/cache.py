@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""What a million embeddings cost: python benchmarks/cache.py [--rows N] [--dimension N] [--write]
+
+Random embeddings go through the store as extraction writes them, into a temporary directory; a process of its own, in which
+nothing else runs, then opens them, looks texts up, reads random rows, and says how much memory it held. Files are warm, in the
+system's page cache, as they are while a run reads them again and again.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import datetime  # noqa: E402
+import json  # noqa: E402
+import multiprocessing  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from concurrent.futures import ProcessPoolExecutor  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import tyro  # noqa: E402
+
+from lattice_jax.teachers.shards import NUMBERS, Rows  # noqa: E402
+from lattice_jax.teachers.store import addresses_of, check_directory, open_store  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+SHARD_ROWS = 16_384
+LOOKED_UP = 1000
+BATCH = 32
+BATCHES = 2000
+GOAL_SECONDS = 70e-6
+"""For 32 random rows: what reading them from one mapped file was measured to take before there was this store."""
+LISTED = {
+    "MB on disk": ("size_bytes", 1e-6, ",.0f"),
+    "shards": ("shards", 1, "d"),
+    "writing, seconds": ("write_seconds", 1, ".1f"),
+    "opening, milliseconds": ("open_seconds", 1e3, ".1f"),
+    "index at first use, milliseconds": ("index_seconds", 1e3, ".0f"),
+    "lookup of 1,000 texts, milliseconds": ("lookup_seconds", 1e3, ".2f"),
+    "32 random rows, microseconds (median)": ("batch_median_seconds", 1e6, ".0f"),
+    "32 random rows, microseconds (95 of 100)": ("batch_slow_seconds", 1e6, ".0f"),
+    "32 rows of one bare memmap, microseconds": ("bare_median_seconds", 1e6, ".0f"),
+    "every row once, in random batches of 32, seconds": ("epoch_seconds", 1, ".1f"),
+    "checking every byte, seconds": ("check_seconds", 1, ".1f"),
+    "MB of memory before opening": ("rss_before", 1e-6, ".0f"),
+    "MB after opening": ("rss_open", 1e-6, ".0f"),
+    "MB after the index": ("rss_index", 1e-6, ".0f"),
+    "MB at most, after every row was read": ("rss_peak", 1e-6, ".0f"),
+}
+"""Line of the table -> figure, factor, format."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Arguments of benchmarks/cache.py."""
+
+    rows: int = 1_000_000
+    dimension: int = 384
+    write: bool = False
+    """Save the figures as benchmarks/results/cache.json and .md."""
+
+
+def describe(stored_as: str, dimension: int) -> dict:
+    """The description of embeddings that no teacher made."""
+    return {"teacher": "random numbers", "dimension": dimension, "stored_as": stored_as}
+
+
+def fill(directory: Path, description: dict, rows: int) -> float:
+    """Store random embeddings of length 1; returns the seconds that the store took, without those of drawing them."""
+    random, seconds = np.random.default_rng(0), 0.0
+    store = open_store(directory, description)
+    for start in range(0, rows, SHARD_ROWS):
+        texts = [f"text {number}" for number in range(start, min(start + SHARD_ROWS, rows))]
+        embeddings = random.standard_normal((len(texts), description["dimension"]), np.float32)
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        before = time.perf_counter()
+        store = store.add(Rows(addresses_of(texts), embeddings, np.zeros(len(texts), np.bool_)))
+        seconds += time.perf_counter() - before
+    return seconds
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most; what getrusage says would include what its parent held when it started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def measure(directory: Path, description: dict) -> dict:
+    """Open, look up, read and check a store."""
+    process, random = psutil.Process(), np.random.default_rng(1)
+    found: dict = {"rss_before": process.memory_info().rss}
+    start = time.perf_counter()
+    store = open_store(directory, description)
+    found |= {"open_seconds": time.perf_counter() - start, "rss_open": process.memory_info().rss}
+    found["index_seconds"] = seconds_of(lambda: store.find(addresses_of(["text 0"])))
+    found["rss_index"] = process.memory_info().rss
+    texts = [f"text {number}" for number in random.integers(0, len(store), LOOKED_UP)]
+    found["lookup_seconds"] = float(np.median([seconds_of(lambda: store.find(addresses_of(texts))) for _ in range(20)]))
+    batches = random.integers(0, len(store), (BATCHES, BATCH))
+    times = np.array([seconds_of(lambda rows=rows: store.read(rows)) for rows in batches])
+    found |= {"batch_median_seconds": float(np.median(times)), "batch_slow_seconds": float(np.percentile(times, 95))}
+    numbers, _ = NUMBERS[description["stored_as"]]
+    bare = store.shards[0].map_embeddings().rows.view(numbers)
+    places = batches % len(bare)
+    found["bare_median_seconds"] = float(np.median([seconds_of(lambda rows=rows: bare[rows]) for rows in places]))
+    every = random.permutation(len(store))
+    found["epoch_seconds"] = sum(
+        seconds_of(lambda at=at: store.read(every[at : at + BATCH])) for at in range(0, len(every), BATCH)
+    )
+    found["rss_peak"] = peak_memory()
+    found["check_seconds"] = seconds_of(lambda: [condition.damage for condition in check_directory(directory)])
+    return found | {"size_bytes": store.size, "shards": len(store.shards)}
+
+
+def table(found: dict) -> str:
+    """The figures as a page of Markdown."""
+    kinds = found["stored_as"]
+    lines = [
+        f"{found['rows']:,} random embeddings of {found['dimension']} numbers: `python benchmarks/cache.py`\n",
+        "| " + " | ".join(["", *kinds]) + " |",
+        "|---|" + "---|" * len(kinds),
+        *(
+            "| " + " | ".join([line, *(format(values[name] * factor, form) for values in kinds.values())]) + " |"
+            for line, (name, factor, form) in LISTED.items()
+        ),
+    ]
+    machine = found["measured"]["machine"]
+    lines += ["", f"{machine['processor']}, {machine['cores']} cores, Python {machine['versions']['python']}; files warm.", ""]
+    reached = all(values["batch_median_seconds"] <= GOAL_SECONDS for values in kinds.values())
+    lines += [
+        f"The goal for {BATCH} random rows, {GOAL_SECONDS * 1e6:.0f} microseconds, was {'' if reached else 'not '}reached. "
+        "A read checks the CRC-32 of every row, and mapped pages are let go at 512 MB, after which the system has to map them "
+        "again."
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Cache) -> None:
+    """Measure, show, save."""
+    kinds = {}
+    for stored_as in ("float32", "float16"):
+        with tempfile.TemporaryDirectory() as scratch:
+            directory, description = Path(scratch), describe(stored_as, arguments.dimension)
+            write_seconds = fill(directory, description, arguments.rows)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                kinds[stored_as] = alone.submit(measure, directory, description).result() | {"write_seconds": write_seconds}
+    from benchmarks.measure import machine  # here, because it brings JAX, which the measuring process must not hold
+
+    measured = {
+        "date": datetime.date.today().isoformat(),
+        "load_average_after": machine.load(),
+        "machine": machine.description(),
+    }
+    found = {"rows": arguments.rows, "dimension": arguments.dimension, "stored_as": kinds, "measured": measured}
+    print(table(found))
+    if arguments.write:
+        (RESULTS / "cache.json").write_text(json.dumps(found, indent=1) + "\n")
+        (RESULTS / "cache.md").write_text(table(found))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Cache, description=__doc__))

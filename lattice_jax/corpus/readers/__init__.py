@@ -1,0 +1,1 @@
+"""Readers of text that others publish, one room a format."""

@@ -1,0 +1,123 @@
+"""What bin/embed does: the embeddings of a whole corpus onto disk, and whether those on disk are as they were written.
+
+Contract: each function works on a directory and tells a console what it does. Embeddings go into
+`teachers.cache.teacher_store(settings, out)`, which a run finds with `--config.teacher.cache_directory=OUT`; the corpus's
+order goes beside them, see `teachers.cache.record_corpus`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from lattice_jax.config import CorpusConfig, TeacherConfig
+from lattice_jax.corpus.readers.entries import Columns
+from lattice_jax.corpus.texts import corpus_texts
+from lattice_jax.errors import InputError
+from lattice_jax.teachers.cache import extract, record_corpus
+from lattice_jax.teachers.shards import MANIFEST
+from lattice_jax.teachers.store import addresses_of, check_directory, read_manifest, unlisted_shards
+from lattice_jax.training.monitor import peak_memory_bytes
+
+
+def embed_corpus(settings: TeacherConfig, corpus: CorpusConfig, out: Path | None, *, console: Console) -> dict:
+    """Embed what is not yet embedded of the corpus `corpus.pairs`, and record its order; returns the figures that it prints."""
+    start = time.perf_counter()
+    texts = corpus_texts(corpus.pairs, Columns(corpus.question_column, corpus.answer_column))
+    with embedding_progress(settings.name, console) as on_progress:
+        found = extract(texts, settings, directory=out, on_progress=on_progress)
+    store = found.embeddings.store
+    order = record_corpus(store, corpus.pairs, addresses_of(texts))
+    seconds = time.perf_counter() - start
+    figures = {
+        "texts": len(texts),
+        "different": len(set(texts)),
+        "new": found.new,
+        "cut": found.cut,
+        "dimension": store.dimension,
+        "stored_as": settings.stored_as,
+        "shards": len(store.shards),
+        "size_bytes": store.size,
+        "seconds": seconds,
+        "texts_per_second": found.new / seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    table = Table(title=f"{corpus.pairs} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_row("texts (different ones)", f"{figures['texts']:,} ({figures['different']:,})")
+    table.add_row("new", f"{found.new:,}")
+    table.add_row("longer than the teacher reads, cut", f"{found.cut:,}")
+    table.add_row("numbers a text", f"{store.dimension:,} as {settings.stored_as}")
+    table.add_row("on disk, all in this store", f"{store.size / 1e6:,.1f} MB in {len(store.shards)} shards")
+    table.add_row("seconds", f"{seconds:,.1f}")
+    table.add_row("new texts/s", f"{figures['texts_per_second']:,.1f}")
+    table.add_row("memory at most", f"{figures['peak_memory_bytes'] / 1e6:,.0f} MB")
+    console.print(table)
+    console.print(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False, soft_wrap=True)
+    return figures
+
+
+def check(directory: Path, *, console: Console) -> None:
+    """Read every embedding below a directory and print how its shards are; `InputError` names those that are damaged."""
+    stores = find_stores(directory)
+    if not stores:
+        raise InputError(
+            f"{directory} holds no embeddings", expected="a directory that bin/embed wrote", fix="give --check its --out"
+        )
+    damaged, whole = [], True
+    for store in stores:
+        table = Table(title=str(store), title_justify="left")
+        table.add_column("shard", no_wrap=True)
+        table.add_column("rows", justify="right")
+        table.add_column("MB", justify="right")
+        table.add_column("state")
+        for condition in check_directory(store):
+            shard = condition.shard
+            state = condition.damage or ("whole" if condition.listed else f"whole, not in {MANIFEST}: listed by the next run")
+            rows, size = (f"{shard.rows:,}", f"{shard.size / 1e6:,.1f}") if shard else ("?", "?")
+            table.add_row(condition.path.name[:16] + "...", rows, size, state, style="red" if condition.damage else None)
+            if condition.damage:
+                damaged.append(f"{condition.path} {condition.damage}")
+        console.print(table)
+        if read_manifest(store) is None:
+            whole = False
+            console.print(f"{store} has no {MANIFEST}: the next run writes it anew", highlight=False, soft_wrap=True)
+    if damaged:
+        raise InputError(
+            "\n".join(damaged),
+            expected="shards as they were written",
+            fix=f"delete them and the {MANIFEST} beside them: their embeddings are computed again, the others are listed anew",
+        )
+    if whole:
+        console.print("All embeddings are as they were written.")
+
+
+def find_stores(directory: Path) -> list[Path]:
+    """A directory or those directly in it, as far as they hold embeddings."""
+    candidates = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())]
+    return [path for path in candidates if (path / MANIFEST).exists() or unlisted_shards(path)]
+
+
+@contextmanager
+def embedding_progress(teacher: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar with texts/s and the time left, for as long as there is something to compute."""
+    columns = (TextColumn("{task.description}"), BarColumn(), _Texts(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(f"embedding with {teacher}", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Texts(ProgressColumn):
+    """Texts done and to do, and how many a second."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        speed = f", {task.speed:,.0f} texts/s" if task.speed else ""
+        return Text(f"{task.completed:,.0f} of {task.total:,.0f}{speed}")
