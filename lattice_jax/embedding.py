@@ -8,6 +8,7 @@ order goes beside them, see `teachers.cache.record_corpus`.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -25,14 +26,29 @@ from lattice_jax.teachers.store import addresses_of, check_directory, read_manif
 from lattice_jax.training.monitor import peak_memory_bytes
 
 
-def embed_corpus(settings: TeacherConfig, corpus: CorpusConfig, out: Path | None, *, console: Console) -> dict:
-    """Embed what is not yet embedded of the corpus `corpus.pairs`, and record its order; returns the figures that it prints."""
+@dataclass(frozen=True)
+class CorpusColumns:
+    """The settings of `CorpusConfig` that matter where a whole corpus is embedded."""
+
+    question_column: str = CorpusConfig.question_column
+    """Name of the key or column with the questions, in files and directories."""
+    answer_column: str = CorpusConfig.answer_column
+    """Name of the key or column with the answers."""
+
+    @classmethod
+    def of(cls, config: CorpusConfig) -> "CorpusColumns":
+        """Those of a configuration."""
+        return cls(config.question_column, config.answer_column)
+
+
+def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, out: Path | None, *, console: Console) -> dict:
+    """Embed what is not yet embedded of a corpus, and record its order; returns the figures that it prints."""
     start = time.perf_counter()
-    texts = corpus_texts(corpus.pairs, Columns(corpus.question_column, corpus.answer_column))
+    texts = corpus_texts(corpus, Columns(columns.question_column, columns.answer_column))
     with embedding_progress(settings.name, console) as on_progress:
         found = extract(texts, settings, directory=out, on_progress=on_progress)
     store = found.embeddings.store
-    order = record_corpus(store, corpus.pairs, addresses_of(texts))
+    order = record_corpus(store, corpus, addresses_of(texts))
     seconds = time.perf_counter() - start
     figures = {
         "texts": len(texts),
@@ -47,7 +63,7 @@ def embed_corpus(settings: TeacherConfig, corpus: CorpusConfig, out: Path | None
         "texts_per_second": found.new / seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    table = Table(title=f"{corpus.pairs} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=f"{corpus} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_row("texts (different ones)", f"{figures['texts']:,} ({figures['different']:,})")
