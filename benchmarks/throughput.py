@@ -3,7 +3,8 @@
 
 main: the whole training step, a forward pass and one answer, at the reference workload and at the main job's own, beside the
 dense product. batch: over batch sizes and cores. peers: beside other implementations of the same mathematics (needs
-benchmarks/requirements.txt). ablation: what every setting alone gains. growth: cost against batch, steps, side, width, cores.
+benchmarks/requirements.txt). ablation: what every setting alone gains. deferral: weight gradients once a cell or at every
+firing, over batch sizes. growth: cost against batch, steps, side, width, cores.
 """
 
 import sys
@@ -32,7 +33,7 @@ from lattice_jax.config import Config  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-SECTIONS = ("main", "batch", "peers", "ablation", "growth")
+SECTIONS = ("main", "batch", "peers", "ablation", "deferral", "growth")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Throughput:
 
     config: Config = REFERENCE
     """The workload; any setting of it by name."""
-    what: Literal["main", "batch", "peers", "ablation", "growth", "all", "none"] = "main"
+    what: Literal["main", "batch", "peers", "ablation", "deferral", "growth", "all", "none"] = "main"
     """What to measure; 'none' only reads what --json holds, for --write and --compare."""
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """For --what batch."""
@@ -79,7 +80,7 @@ def measure(arguments: Throughput, section: str, console: Console) -> dict:
     elif section == "batch":
         found = {"rows": headline.batches(config, arguments.batch_sizes, arguments.cores, turns=turns, tell=tell)}
     else:
-        measures = {"peers": versus.peers, "ablation": versus.ablation, "growth": growth.growth}
+        measures = {"peers": versus.peers, "ablation": versus.ablation, "deferral": versus.deferral, "growth": growth.growth}
         found = {"rows": measures[section](config, turns=turns, tell=tell)}
     measured = {
         "date": datetime.date.today().isoformat(),

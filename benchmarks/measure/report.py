@@ -156,6 +156,13 @@ def _ablation(report: Mapping) -> str:
     return f"Each setting switched alone; training:\n\n{training}\n\nForward, batch as above:\n\n{forward}"
 
 
+def _deferral(report: Mapping) -> str:
+    return (
+        "`lattice.weight_gradients`: a cell's matrix gradients in one product over all its firings and samples, or at every "
+        f"firing; each pair in turns, ratios to the first of it.\n\n{versus_table(report['deferral']['rows'])}"
+    )
+
+
 def _growth(report: Mapping) -> str:
     lines = [
         (
@@ -178,6 +185,7 @@ _TITLES = {
     "batch": ("Batch size and cores", _batch),
     "peers": ("Beside other implementations", _peers),
     "ablation": ("What each setting gains", _ablation),
+    "deferral": ("When weight gradients are added up", _deferral),
     "growth": ("Growth", _growth),
 }
 

@@ -15,6 +15,7 @@ from .cases import Case, with_batch, with_lattice, with_update
 from .timing import Spread, Tell, Worker, measure, row
 
 _CAX_BATCH_SHARE = 8
+_DEFERRED_BATCHES = (8, 16, 32, 64)
 _KEPT_HEAP = ("glibc.malloc.mmap_threshold", "glibc.malloc.trim_threshold", "glibc.malloc.arena_max")
 
 
@@ -101,6 +102,19 @@ def settings(reference: Config) -> dict[str, Case]:
         "without a heap that is kept": Case("training", reference, without_tunables=_KEPT_HEAP),
         "without donation": Case("training", reference, donate=False),
     }
+
+
+def deferral(reference: Config, *, turns: int, tell: Tell) -> dict:
+    """Weight gradients at every firing against once a cell, over batch sizes: what `lattice.weight_gradients` chooses by."""
+    found: dict[str, dict] = {}
+    for size in _DEFERRED_BATCHES:
+        deferred, immediate = (
+            Case("training", with_batch(with_lattice(reference, weight_gradients=when), size))
+            for when in ("deferred", "immediate")
+        )
+        other = f"immediate, {size}"
+        found |= against(f"deferred, {size}", deferred, {other: immediate}, turns={other: turns}, tell=tell)
+    return found
 
 
 def ablation(reference: Config, *, turns: int, tell: Tell) -> dict:

@@ -23,9 +23,9 @@ from lattice_jax.lattice.step import Field, State
 from lattice_jax.lattice.surface import face_mask
 
 _LARGEST_DEFERRED = 16
-"""Batch size up to which matrix gradients are deferred by themselves: what that saves does not depend on the batch, what it
-stores and reads again does. On two cores of an EPYC (Zen 4), in turns, the fastest of seven
-steps took 0.91 times as long with it at batch 8, 0.95 at 16, 1.06 at 32 and 1.17 at 64."""
+"""Batch size up to which matrix gradients are deferred by themselves. What that saves does not depend on the batch, what it
+stores does: 0.03 GiB at batch 8 and 3 GiB at 64. It is faster by 3 to 9 % at 8 and 16 in every measurement; at 32 and 64 these
+disagree (6 % slower to 7 % faster), so the smaller memory decides. `benchmarks/throughput.py --what deferral`."""
 
 _SHARE_OF_MEMORY = 8
 """Stored values may take one part in so many of the machine's memory."""
