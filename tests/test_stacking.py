@@ -34,7 +34,7 @@ def codec(pairs) -> Codec:
 
 
 def base(pairs, around: str, folds: int = 5) -> Base:
-    return fit_base(*pairs, AnswerConfig(around, folds), seed=0)
+    return fit_base(*pairs, AnswerConfig(around, folds=folds), seed=0)
 
 
 def test_around_nothing_there_is_nothing_to_add(pairs, codec):
@@ -49,7 +49,7 @@ def test_around_nothing_there_is_nothing_to_add(pairs, codec):
 @pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge", "residual_ridge"])
 def test_an_untrained_cube_answers_the_base(pairs, codec, around):
     lattice = LatticeConfig(GridConfig(2, 4, 5), CellConfig(visible=8, memory=8, hidden=16), steps=24, minimum_arrival=0)
-    config = Config(lattice=lattice, answer=AnswerConfig(around, 5), training=TrainingConfig(batch_size=8))
+    config = Config(lattice=lattice, answer=AnswerConfig(around, folds=5), training=TrainingConfig(batch_size=8))
     chosen = base(pairs, around)
     parameters = cube.initialise(lattice, key=jax.random.key(0))
     # Without what its cells add, the wave guide hands its input on; it then takes only time to settle.
@@ -96,5 +96,5 @@ def test_a_fold_needs_others():
 def test_validation_pairs_choose_the_penalty_alone(pairs):
     train, validation = pairs
     shuffled = Pairs(validation.questions[::-1], validation.answers)
-    one, other = (fit_base(train, chosen_on, AnswerConfig("ridge", 5), seed=0) for chosen_on in (validation, shuffled))
+    one, other = (fit_base(train, chosen_on, AnswerConfig("ridge", folds=5), seed=0) for chosen_on in (validation, shuffled))
     assert np.abs(one.cross_fitted - other.cross_fitted).max() > 1e-3
