@@ -34,8 +34,8 @@ def probe(
 
     R^2 = 1 - sum |y - predicted|^2 / sum |y - mean|^2, the mean that of the fitted questions. No unit; at most 1; 0 for a probe
     that says the mean, below 0 for one that misleads. The regression is solved in its dual form (Hastie, Tibshirani and
-    Friedman 2009, section 18.3.5), its penalty chosen by the leave-one-out error of the fitted questions (Golub, Heath and
-    Wahba 1979). Linear probes after Alain and Bengio 2016 (Understanding intermediate layers using linear classifier
+    Friedman 2009, section 18.3.5), its penalty chosen by generalised cross-validation on the fitted questions (Golub, Heath
+    and Wahba 1979). Linear probes after Alain and Bengio 2016 (Understanding intermediate layers using linear classifier
     probes). 0 for layers in which all fitted questions leave the same state.
     """
     fit, judge = division
@@ -49,15 +49,11 @@ def probe(
         if scale <= 0:
             return 0.0
         projected = vectors.T @ wanted[fit]
-        best, best_error = 0.0, np.inf
-        for penalty in PENALTIES * scale:
-            inverse = 1 / (np.maximum(values, 0) + penalty)
-            # The intercept is the mean, which is fitted without penalty: it adds 1/n to every row's leverage.
-            residual = vectors @ ((penalty * inverse)[:, None] * projected)
-            kept = np.square(vectors) @ (penalty * inverse) - 1 / len(fit)
-            error = float(np.square(residual / np.maximum(kept, 1e-9)[:, None]).sum())
-            if error < best_error:
-                best, best_error = penalty, error
+        shrunk = 1 / (1 + np.maximum(values, 0)[:, None] / (PENALTIES * scale))
+        # The intercept, the mean, is fitted without penalty and takes one degree of freedom.
+        freedom = shrunk.sum(0) / len(fit) - 1 / len(fit)
+        error = np.square(projected).sum(1) @ np.square(shrunk) / np.square(np.maximum(freedom, 1e-9))
+        best = PENALTIES[error.argmin()] * scale
         weights = vectors @ (projected / (np.maximum(values, 0) + best)[:, None])
         predicted = gram[np.ix_(judge, fit)] @ weights
         return 1 - float(np.square(wanted[judge] - predicted).sum()) / spread
@@ -92,17 +88,23 @@ def layer_signal(
     return signal[:, ::-1] if reverse else signal
 
 
-def arrival(signal: Float[np.ndarray, "time layer"], share: float) -> Int[np.ndarray, " layer"]:
-    """The first time at which each layer has `share` of the most signal that it ever has; the number of times if none."""
-    most = signal.max(0)
-    reached = (signal >= share * most) & (most > 0)
-    return np.where(reached.any(0), reached.argmax(0), len(signal))
+def arrival(signal: Float[np.ndarray, "time layer"], share: float) -> Float[np.ndarray, " layer"]:
+    """When each layer first has `share` of the most signal that it ever has, in steps, by linear interpolation between two of
+    them; the number of times where it never has any."""
+    wanted = share * signal.max(0)
+    reached = (signal >= wanted) & (wanted > 0)
+    after, layers = reached.argmax(0), np.arange(signal.shape[1])
+    before = np.maximum(after - 1, 0)
+    low, high = signal[before, layers], signal[after, layers]
+    part = np.divide(wanted - low, high - low, out=np.ones_like(wanted), where=high > low)
+    return np.where(reached.any(0), np.where(after > 0, before + part, 0.0), float(len(signal)))
 
 
 def front_speed(signal: Float[np.ndarray, "time layer"], share: float) -> float:
     """Speed of the signal's front: distance from the input by time of `arrival`, the mean over all layers but the input's.
 
-    In layers a step; in (0, 1], 1 being the speed of light in a cube whose cells see one cell far.
+    In layers a step; above 0. Light travels one layer a step, in whole steps: a signal that comes with it and at once whole is
+    at layer z half way between steps z - 1 and z for a share of one half.
     """
     distance = np.arange(1, signal.shape[1])
-    return float(np.mean(distance / np.maximum(arrival(signal, share)[1:], 1)))
+    return float(np.mean(distance / np.maximum(arrival(signal, share)[1:], 0.5)))

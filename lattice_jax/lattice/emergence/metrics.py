@@ -17,8 +17,9 @@ from lattice_jax.lattice.emergence.influence import agreement, concentration
 from lattice_jax.lattice.emergence.observe import Observation
 from lattice_jax.lattice.surface import AXIS, face_slice
 
-SETTLED = 0.05
-"""Change of the state in one step, by its size, below which the cube counts as settled."""
+SETTLED = 0.1
+"""Change of the state in one step, by its size, below which the cube counts as settled; the full cube of 16 steps changes by
+0.06 of its size in the last one."""
 ARRIVED = 0.5
 """Share of a layer's strongest signal at which the front has reached it."""
 
@@ -176,8 +177,8 @@ METRICS: Mapping[str, Metric] = {
         _front_speed,
         ("trajectory",),
         UNTRAINED,
-        f"distance of a layer by the step in which it has {ARRIVED:.0%} of its signal, mean over layers",
-        "0 to 1, in layers a step",
+        f"distance of a layer by the time at which it has {ARRIVED:.0%} of its signal, mean over layers",
+        "above 0, in layers a step; light travels 1",
         cheap=True,
     ),
     "topic_selectivity": Metric(

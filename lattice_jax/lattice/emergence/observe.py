@@ -22,7 +22,7 @@ PERTURBATION = 1e-3
 """Size of a small difference by the size of what it is added to: far above rounding, small enough to stay linear."""
 _PROBES = 2
 _EXPONENT_QUESTIONS = 2
-_ABLATION_QUESTIONS = 4
+_ABLATION_QUESTIONS = 2
 
 
 class Inputs(NamedTuple):

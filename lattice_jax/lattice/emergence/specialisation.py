@@ -74,9 +74,9 @@ def map_coherence(topic: Int[np.ndarray, "depth height width"], *, periodic: boo
 
 
 def groups_of(points: Float[np.ndarray, "point feature"], *, clusters: int, seed: int) -> Int[np.ndarray, " point"]:
-    """The group of every point by k-means (Lloyd 1982), the best of ten starts."""
+    """The group of every point by k-means (Lloyd 1982), the best of four starts."""
     # The declared type of n_init is that of its default.
-    fitted = KMeans(clusters, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    fitted = KMeans(clusters, n_init=4, random_state=seed)  # pyright: ignore[reportArgumentType]
     return fitted.fit_predict(points)
 
 
