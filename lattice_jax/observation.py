@@ -107,7 +107,6 @@ def observe_run(config: Config, material: Material, codec: Codec, parameters: di
     untrained, read_at_start = [], []
     for number in range(settings.untrained_cubes):
         fresh = cube.initialise(lattice, key=jax.random.fold_in(start_key, number) if number else start_key)
-        # Put on the device as the trained one is, or every pass would be compiled twice.
         seen = observe(on_one_device(fresh, lattice), inputs, config=lattice, settings=settings, ablate=False, key=key)
         untrained.append(metrics.values(seen, where))
         read_at_start.append((seen.question_read, seen.answer_read))
