@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "observation", "run"}
+JOINING = {"commandline", "embedding", "experiment", "observation", "run", "stacking"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "evaluation": {*GROUND, "training", "evaluation"},
     "commandline": {*GROUND, *WINGS},
     "embedding": {*GROUND, *WINGS, "commandline"},
-    "experiment": {*GROUND, *WINGS, "commandline"},
+    "stacking": {*GROUND, "lattice", "evaluation"},
+    "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
     "observation": {*GROUND, *WINGS, "experiment"},
     "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "observation"},
     "bin": {"run", "embedding", "commandline", "config", "errors"},
