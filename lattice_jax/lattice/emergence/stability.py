@@ -11,8 +11,9 @@ Trajectory = Float[np.ndarray, "time depth height width question channel"]
 
 
 def _inner(one: np.ndarray, other: np.ndarray) -> Float[np.ndarray, "time question"]:
-    """Inner products of whole states."""
-    return np.einsum("tdhwqc,tdhwqc->tq", one, other, dtype=np.float64, optimize=True)
+    """Inner products of whole states, one time after the other: all at once would copy whole passes in double precision."""
+    times = zip(one, other, strict=True)
+    return np.stack([np.einsum("dhwqc,dhwqc->q", here, there, dtype=np.float64) for here, there in times])
 
 
 def temporal_consistency(trajectory: Trajectory) -> Float[np.ndarray, " question"]:
