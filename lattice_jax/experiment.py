@@ -5,7 +5,7 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from lattice_jax.evaluation.similarity import cosine_similarity, measure, neares
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
+from lattice_jax.lattice.emergence import metrics as emergence
+from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
 from lattice_jax.stacking import Base, Offsets, fit_base, offsets
 from lattice_jax.teachers.cache import count_cut, embed_texts
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
@@ -217,6 +219,28 @@ def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     return devices.place(parameters, config.lattice.grid, mesh)
 
 
+def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[int]:
+    """The steps at which `fit` asks for validation figures, from where it starts; of a fresh run before the first step too."""
+    if fresh:
+        yield start
+    while start < config.steps:
+        start = min(config.steps, (start // config.evaluate_every + 1) * config.evaluate_every)
+        yield start
+
+
+def make_observer(config: Config, codec: Codec, questions: np.ndarray) -> Callable[[dict], dict[str, float]]:
+    """Parameters to the cheap emergence metrics of a few questions, as `emergence/<metric>`."""
+    lattice = plain(config.lattice)
+    where = emergence.setting(lattice, config.emergence, config.seed)
+    codes = np.asarray(codec.encode(jnp.asarray(questions[: config.emergence.questions])))
+
+    def observe(parameters: dict) -> dict[str, float]:
+        passes = trajectory(on_one_device(parameters, lattice), codes, lattice)
+        return {f"emergence/{name}": value for name, value in emergence.cheap_values(passes, where).items()}
+
+    return observe
+
+
 def answer_base(config: Config, material: Material) -> Base:
     """What the cube's answers are changes of, fitted on the training pairs."""
     return fit_base(material.pairs("train"), material.pairs("validation"), config.answer, seed=config.seed)
@@ -228,6 +252,7 @@ def fit_cube(config: Config, material: Material, codec: Codec, base: Base, workd
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh, base=base)
+    observe = make_observer(config, codec, validation.questions)
     added = offsets(codec, train.questions, base.cross_fitted)
     select_by = config.training.select_by
 
@@ -237,11 +262,14 @@ def fit_cube(config: Config, material: Material, codec: Codec, base: Base, workd
         for side, pairs in looked_at.items():
             measures = measure(predict(parameters, pairs.questions), pairs.answers, bootstrap_samples=2)
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
+        if config.emergence.due(next(looks), config.training):
+            figures |= observe(parameters)
         return figures
 
     start = start_or_continue(
         checkpoints, lambda: initial_state(initial_parameters(config, mesh), optimizer), jax.random.key(config.seed)
     )
+    looks = look_steps(config.training, int(start.state.step), fresh=start.best.step is None)
     with Monitor(
         workdir,
         steps=config.training.steps,

@@ -16,7 +16,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import experiment
+from lattice_jax import experiment, observation
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -25,6 +25,7 @@ from lattice_jax.evaluation import plots
 from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult
@@ -82,6 +83,11 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
         judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations)
+    emergence = {}
+    if config.emergence.at_end:
+        console.print("Observing the cube")
+        with _timed(seconds, "observation"), console.status("measuring emergence and its null models"):
+            emergence = _observe(config, material, codec, result.params, workdir)
     seconds["total"] = time.perf_counter() - start
     rows = read_metrics(workdir / METRICS)
     figures = _run_figures(config, material, result, operations, seconds)
@@ -89,11 +95,12 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         **_verdict_figures(judgement),
         **adapter_figures,
         **figures,
+        **emergence,
         "samples_per_second": median_samples_per_second(rows),
     }
     _write_summary(summary, workdir)
     _draw(summary, rows, workdir, console)
-    _tell(judgement, console)
+    _tell(judgement, summary, console)
     console.print(
         f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}"
     )
@@ -107,9 +114,11 @@ def evaluate(workdir: Path, *, console: Console) -> dict:
     summary = _read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement)
+    if config.emergence.at_end:
+        summary |= _observe(config, material, codec, parameters, workdir)
     _write_summary(summary, workdir)
     _draw(summary, read_metrics(workdir / METRICS), workdir, console)
-    _tell(judgement, console)
+    _tell(judgement, summary, console)
     return summary
 
 
@@ -199,6 +208,10 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
     return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
 
 
+def _observe(config: Config, material: experiment.Material, codec: Codec, parameters: dict, workdir: Path) -> dict:
+    return {"emergence": observation.observe_run(config, material, codec, parameters, workdir)}
+
+
 def _read_summary(workdir: Path) -> dict:
     path = workdir / SUMMARY
     if not path.is_file():
@@ -231,8 +244,8 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
         console.print(f"[dim]No plots: {error}[/]")
 
 
-def _tell(judgement: experiment.Judgement, console: Console) -> None:
-    """The table, and samples to read."""
+def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:
+    """Samples to read, what emerged where it was observed, and the verdict."""
     console.print()
     for number, sample in enumerate(judgement.samples, start=1):
         best = sample["nearest"][0]
@@ -240,4 +253,7 @@ def _tell(judgement: experiment.Judgement, console: Console) -> None:
         console.print(f"[bold]{number}. {sample['question']}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
         console.print(f"   {best['answer'][:160]}", highlight=False, overflow="ellipsis", no_wrap=True, markup=False)
     console.print()
+    if "emergence" in summary:
+        console.print(observation.render(summary["emergence"]))
+        console.print()
     console.print(render(judgement.verdict))

@@ -11,6 +11,7 @@ from lattice_jax.config import (
     CellConfig,
     Config,
     CorpusConfig,
+    EmergenceConfig,
     EvaluationConfig,
     GridConfig,
     LatticeConfig,
@@ -99,6 +100,16 @@ BAD = [
     (EvaluationConfig, "evaluation", "bootstrap_samples", 99),
     (EvaluationConfig, "evaluation", "confidence", 1.0),
     (EvaluationConfig, "evaluation", "sample_questions", 0),
+    (EmergenceConfig, "emergence", "every", -1),
+    (EmergenceConfig, "emergence", "at_end", 1),
+    (EmergenceConfig, "emergence", "questions", 1),
+    (EmergenceConfig, "emergence", "probe_questions", 5),
+    (EmergenceConfig, "emergence", "topics", 1),
+    (EmergenceConfig, "emergence", "clusters", 1),
+    (EmergenceConfig, "emergence", "untrained_cubes", 1),
+    (EmergenceConfig, "emergence", "shuffles", 1),
+    (EmergenceConfig, "emergence", "ablation_block", 0),
+    (EmergenceConfig, "emergence", "exponent_steps", 0),
 ]
 
 
@@ -123,6 +134,7 @@ ROOMS = {
     OptimizerConfig: "optimizer.",
     TrainingConfig: "training.",
     EvaluationConfig: "evaluation.",
+    EmergenceConfig: "emergence.",
     Config: "",
 }
 FIELDS = [(room, f"{path}{entry.name}", entry.name) for room, path in ROOMS.items() for entry in dataclasses.fields(room)]
@@ -169,6 +181,15 @@ def test_faces_of_different_sizes_are_refused():
         Config(lattice=cube)
     assert "225" in refusal.value.expected
     assert "165" in refusal.value.expected
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(0, []), (1, [0, 10, 20, 30, 40, 45]), (20, [0, 20, 40, 45]), (25, [0, 30, 45]), (100, [0, 45])]
+)
+def test_emergence_is_measured_at_the_first_look_after_every_multiple(every, expected):
+    training = TrainingConfig(steps=45, evaluate_every=10)
+    looks = (0, 10, 20, 30, 40, 45)
+    assert [look for look in looks if EmergenceConfig(every=every).due(look, training)] == expected
 
 
 # Steps

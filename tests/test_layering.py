@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "run", "stacking"}
+JOINING = {"commandline", "embedding", "experiment", "observation", "run", "stacking"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "embedding": {*GROUND, *WINGS, "commandline"},
     "stacking": {*GROUND, "lattice", "evaluation"},
     "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
-    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
+    "observation": {*GROUND, *WINGS, "experiment"},
+    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "observation"},
     "bin": {"run", "embedding", "commandline", "config", "errors"},
     "configs": {"config"},
 }
@@ -132,6 +133,7 @@ def test_every_room_has_its_arrows():
         ("training", "from lattice_jax import commandline", {"commandline"}),
         ("lattice", "import lattice_jax", {"*"}),
         ("experiment", "from lattice_jax import run", {"run"}),
+        ("experiment", "from lattice_jax import observation", {"observation"}),
         ("bin", "from lattice_jax.lattice import cube", {"lattice"}),
         ("bin", "from lattice_jax import experiment", {"experiment"}),
         ("embedding", "from lattice_jax import run", {"run"}),

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from lattice_jax.config.checks import require, require_kinds
+from lattice_jax.config.emergence import EmergenceConfig
 from lattice_jax.config.lattice import (
     CellConfig,
     Engine,
@@ -38,6 +39,7 @@ __all__ = [
     "CellConfig",
     "Config",
     "CorpusConfig",
+    "EmergenceConfig",
     "Engine",
     "EvaluationConfig",
     "Face",
@@ -68,6 +70,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    emergence: EmergenceConfig = field(default_factory=EmergenceConfig)
 
     def __post_init__(self):
         require_kinds(self, "")
