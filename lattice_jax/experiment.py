@@ -5,7 +5,7 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ from lattice_jax.training.objectives import answer_questions, reproduce_embeddin
 from lattice_jax.training.schedule import make_optimizer
 
 Progress = Callable[[int, int], None]
+OnLook = Callable[[Mapping[str, float]], None]
+"""Told the figures of every look at the validation pairs; may end the training by an exception."""
 
 
 class Material(NamedTuple):
@@ -208,7 +210,14 @@ def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     return devices.place(parameters, config.lattice.grid, mesh)
 
 
-def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, mesh: Mesh | None) -> FitResult:
+def fit_cube(
+    config: Config,
+    material: Material,
+    codec: Codec,
+    workdir: Path,
+    mesh: Mesh | None,
+    on_look: OnLook | None = None,
+) -> FitResult:
     """Train the cube on the training pairs, from the last checkpoint where the run's folder holds one."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
@@ -223,6 +232,8 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
         for side, pairs in looked_at.items():
             measures = measure(predict(parameters, pairs.questions), pairs.answers, bootstrap_samples=2)
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
+        if on_look:
+            on_look(figures)
         return figures
 
     start = start_or_continue(

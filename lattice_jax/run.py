@@ -8,11 +8,13 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -103,7 +105,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
     config, material, codec, parameters, mesh = _load(workdir, console)
-    summary = _read_summary(workdir)
+    summary = read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement)
     _write_summary(summary, workdir)
@@ -126,6 +128,22 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     for answer, similarity in found:
         console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
     return found
+
+
+class Trained(NamedTuple):
+    """A trained run as a function."""
+
+    config: Config
+    material: experiment.Material
+    predict: Callable[[np.ndarray], np.ndarray]
+    """Questions [n, d] to answers [n, d], both in the teacher's space."""
+
+
+def load_trained(workdir: Path, *, console: Console) -> Trained:
+    """The best parameters of a run, ready to be asked about any questions."""
+    config, material, codec, parameters, mesh = _load(workdir, console)
+    predict = experiment.make_predictor(config, codec, mesh)
+    return Trained(config, material, lambda questions: predict(parameters, questions))
 
 
 @contextmanager
@@ -197,7 +215,8 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
     return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
 
 
-def _read_summary(workdir: Path) -> dict:
+def read_summary(workdir: Path) -> dict:
+    """The figures of a run that has ended."""
     path = workdir / SUMMARY
     if not path.is_file():
         raise InputError(

@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "run"}
+JOINING = {"commandline", "embedding", "ensemble", "experiment", "plan", "run", "sweep", "trial"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +26,11 @@ MAY_IMPORT = {
     "embedding": {*GROUND, *WINGS, "commandline"},
     "experiment": {*GROUND, *WINGS, "commandline"},
     "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
-    "bin": {"run", "embedding", "commandline", "config", "errors"},
+    "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
+    "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
+    "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
+    "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "run"},
+    "bin": {"run", "embedding", "ensemble", "plan", "sweep", "commandline", "config", "errors"},
     "configs": {"config"},
 }
 
