@@ -21,6 +21,7 @@ from lattice_jax.evaluation.similarity import cosine_similarity, measure, neares
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
+from lattice_jax.stacking import Base, Offsets, fit_base, offsets
 from lattice_jax.teachers.cache import count_cut, embed_texts
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
@@ -172,20 +173,27 @@ Predict = Callable[..., np.ndarray]
 """(parameters, questions [n, d]) -> predicted answers [n, d], both in the teacher's space."""
 
 
-def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: bool | None = None) -> Predict:
+def make_predictor(
+    config: Config,
+    codec: Codec,
+    mesh: Mesh | None,
+    *,
+    base: Base = Base(),  # noqa: B008, an immutable tuple
+    sampled: bool | None = None,
+) -> Predict:
     """Question embeddings to answer embeddings through the cube, in batches of one size so that it compiles once.
 
-    `sampled` None updates as `lattice.update.evaluation` says.
+    `base` is what the answers are changes of. `sampled` None updates as `lattice.update.evaluation` says.
     """
     if sampled is None:
         sampled = config.lattice.update.evaluation == "sampled"
     size = config.training.batch_size
 
     @jax.jit
-    def answer(parameters: dict, questions: jax.Array, key: jax.Array) -> jax.Array:
+    def answer(parameters: dict, questions: jax.Array, added: Offsets, key: jax.Array) -> jax.Array:
         codes = codec.encode(questions)
         answered = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh, read="output")
-        return codec.decode(answered.vectors)
+        return codec.decode(answered.vectors + added.shift) + added.remainder
 
     def predict(parameters: dict, questions: np.ndarray) -> np.ndarray:
         predicted = []
@@ -193,7 +201,8 @@ def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: 
             batch = questions[start : start + size]
             padded = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            predicted.append(np.asarray(answer(parameters, padded, key))[: len(batch)])
+            added = offsets(codec, padded, None if base.predict is None else base.predict(padded))
+            predicted.append(np.asarray(answer(parameters, padded, added, key))[: len(batch)])
         return np.concatenate(predicted)
 
     return predict
@@ -210,10 +219,16 @@ def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     return devices.place(parameters, config.lattice.grid, mesh)
 
 
+def answer_base(config: Config, material: Material) -> Base:
+    """What the cube's answers are changes of, fitted on the training pairs."""
+    return fit_base(material.pairs("train"), material.pairs("validation"), config.answer, seed=config.seed)
+
+
 def fit_cube(
     config: Config,
     material: Material,
     codec: Codec,
+    base: Base,
     workdir: Path,
     mesh: Mesh | None,
     on_look: OnLook | None = None,
@@ -222,8 +237,8 @@ def fit_cube(
     checkpoints = Checkpoints(workdir / "checkpoints")
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
     train, validation = material.pairs("train"), material.pairs("validation")
-    predict = make_predictor(config, codec, mesh)
-
+    predict = make_predictor(config, codec, mesh, base=base)
+    added = offsets(codec, train.questions, base.cross_fitted)
     select_by = config.training.select_by
 
     def validate(parameters: dict) -> dict[str, float]:
@@ -248,12 +263,13 @@ def fit_cube(
     ) as monitor:
         return fit(
             start.state,
-            objective=answer_questions(codec, config, mesh),
+            objective=answer_questions(codec, config, mesh, jnp.asarray(train.answers)),
             optimizer=optimizer,
             data={
                 "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
                 "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
                 "answer": train.answers,
+                **added._asdict(),
             },
             config=config.training,
             key=start.key,
@@ -283,13 +299,21 @@ class Judgement(NamedTuple):
 
 
 def judge_run(
-    config: Config, material: Material, codec: Codec, parameters: dict, mesh: Mesh | None, operations: float
+    config: Config, material: Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None, operations: float
 ) -> Judgement:
     """Measure the cube and every baseline on the held-out pairs, and the same on the training pairs."""
     train, held_out = material.pairs("train"), material.pairs("held_out")
     settings = config.evaluation
-    baselines = fit_baselines(train, material.pairs("validation"), operation_budget=operations, seed=config.seed)
-    predict = {mode: make_predictor(config, codec, mesh, sampled=mode == "sampled") for mode in ("expected", "sampled")}
+    baselines = fit_baselines(
+        train,
+        material.pairs("validation"),
+        parameters=cube.parameter_counts(config.lattice)["total"],
+        operation_budget=operations,
+        seed=config.seed,
+    )
+    predict = {
+        mode: make_predictor(config, codec, mesh, base=base, sampled=mode == "sampled") for mode in ("expected", "sampled")
+    }
     answered = {mode: predict_in(parameters, held_out.questions) for mode, predict_in in predict.items()}
     configured = config.lattice.update.evaluation
     lattice = BothSides(predict[configured](parameters, train.questions), answered[configured])

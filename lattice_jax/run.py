@@ -76,13 +76,14 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     )
     console.print("Training the cube")
     with _timed(seconds, "training"):
-        result = experiment.fit_cube(config, material, codec, workdir, mesh)
+        base = experiment.answer_base(config, material)
+        result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
     if result.interrupted:
         console.print(f"Saved at step {result.step}; go on with --resume --workdir {workdir}")
         raise KeyboardInterrupt
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
-        judgement = experiment.judge_run(config, material, codec, result.params, mesh, operations)
+        judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations)
     seconds["total"] = time.perf_counter() - start
     rows = read_metrics(workdir / METRICS)
     figures = _run_figures(config, material, result, operations, seconds)
@@ -104,9 +105,9 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
 
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
-    config, material, codec, parameters, mesh = _load(workdir, console)
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
     summary = read_summary(workdir)
-    judgement = experiment.judge_run(config, material, codec, parameters, mesh, summary["training_operations"])
+    judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement)
     _write_summary(summary, workdir)
     _draw(summary, read_metrics(workdir / METRICS), workdir, console)
@@ -118,9 +119,9 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     """The known answers that lie nearest to what the cube says to a question of any wording, with their similarities."""
     if not question.strip():
         raise InputError("the question is empty", expected="some text", fix="give the question in quotation marks")
-    config, material, codec, parameters, mesh = _load(workdir, console)
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
     embedded = embed_texts([question], config.teacher)
-    predicted = experiment.make_predictor(config, codec, mesh)(parameters, embedded)
+    predicted = experiment.make_predictor(config, codec, mesh, base=base)(parameters, embedded)
     indices, similarities = nearest_answers(predicted, material.answers, count)
     found = [
         (material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)
@@ -141,8 +142,8 @@ class Trained(NamedTuple):
 
 def load_trained(workdir: Path, *, console: Console) -> Trained:
     """The best parameters of a run, ready to be asked about any questions."""
-    config, material, codec, parameters, mesh = _load(workdir, console)
-    predict = experiment.make_predictor(config, codec, mesh)
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
+    predict = experiment.make_predictor(config, codec, mesh, base=base)
     return Trained(config, material, lambda questions: predict(parameters, questions))
 
 
@@ -169,13 +170,14 @@ def _gather(config: Config, console: Console) -> experiment.Material:
 
 
 def _load(workdir: Path, console: Console):
-    """All of a trained run: settings, texts, adapter, best parameters, devices."""
+    """All of a trained run: settings, texts, adapter, what answers are changes of, best parameters, devices."""
     config = use_devices(read_config_record(workdir))
     mesh = devices.cell_mesh(config.lattice)
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
-    return config, material, experiment.load_adapter(config, material, workdir), parameters, mesh
+    codec, base = experiment.load_adapter(config, material, workdir), experiment.answer_base(config, material)
+    return config, material, codec, base, parameters, mesh
 
 
 def _run_figures(

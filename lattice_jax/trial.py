@@ -25,8 +25,9 @@ from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.evaluation.baselines import fit_baselines
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, measure
-from lattice_jax.lattice import devices
+from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, initial_state
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
@@ -98,6 +99,7 @@ class Trial(NamedTuple):
     config: Config
     material: experiment.Material
     codec: Codec
+    base: Base
     result: FitResult
     seconds: float
     """Since it was last started."""
@@ -133,10 +135,11 @@ def train(
         shared.keep_adapter(config, workdir)
     if start is not None:
         _begin_from(start, config, workdir, mesh)
-    result = experiment.fit_cube(config, material, codec, workdir, mesh, on_look)
+    base = experiment.answer_base(config, material)
+    result = experiment.fit_cube(config, material, codec, base, workdir, mesh, on_look)
     if result.interrupted:
         raise KeyboardInterrupt
-    return Trial(config, material, codec, result, time.perf_counter() - began)
+    return Trial(config, material, codec, base, result, time.perf_counter() - began)
 
 
 def _begin_from(start: Path, config: Config, workdir: Path, mesh: jax.sharding.Mesh | None) -> None:
@@ -157,14 +160,20 @@ def figures(trial: Trial, workdir: Path) -> dict[str, float]:
     validation pairs, which flatters them; `best_baseline.validation_*`: the highest of each; `first.*` and `last.*`: means of
     the metrics over the first and the last tenth of the steps; `best.*`: the metrics at the look that chose the parameters.
     """
-    config, material, codec, result, seconds = trial
-    predict = experiment.make_predictor(config, codec, devices.cell_mesh(config.lattice))
+    config, material, codec, base, result, seconds = trial
+    predict = experiment.make_predictor(config, codec, devices.cell_mesh(config.lattice), base=base)
     sides = {side: material.pairs(side) for side in ("validation", "train")}
     found = {"steps": result.step, "best_step": result.best.step or 0, "seconds": seconds}
     for side, pairs in sides.items():
         found |= _measured(f"{side}.", MEASURES, predict(result.params, pairs.questions), pairs.answers)
     operations = experiment.training_operations(config, result.step)
-    baselines = fit_baselines(sides["train"], sides["validation"], operation_budget=operations, seed=config.seed)
+    baselines = fit_baselines(
+        sides["train"],
+        sides["validation"],
+        parameters=cube.parameter_counts(config.lattice)["total"],
+        operation_budget=operations,
+        seed=config.seed,
+    )
     for name, baseline in baselines.items():
         for side, pairs in sides.items():
             found |= _measured(f"baselines.{name}.{side}_", MEASURES, baseline.predict(pairs.questions), pairs.answers)

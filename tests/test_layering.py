@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "ensemble", "experiment", "plan", "run", "sweep", "trial"}
+JOINING = {"commandline", "embedding", "ensemble", "experiment", "plan", "run", "stacking", "sweep", "trial"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "evaluation": {*GROUND, "training", "evaluation"},
     "commandline": {*GROUND, *WINGS},
     "embedding": {*GROUND, *WINGS, "commandline"},
-    "experiment": {*GROUND, *WINGS, "commandline"},
+    "stacking": {*GROUND, "lattice", "evaluation"},
+    "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
     "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
-    "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
+    "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "stacking"},
     "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
     "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
     "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "run"},

@@ -23,6 +23,7 @@ from lattice_jax.config.lattice import (
 )
 from lattice_jax.config.learning import (
     AdapterConfig,
+    AnswerConfig,
     CorpusConfig,
     EvaluationConfig,
     LossConfig,
@@ -33,6 +34,7 @@ from lattice_jax.config.teacher import TeacherConfig
 
 __all__ = [
     "AdapterConfig",
+    "AnswerConfig",
     "CellConfig",
     "Config",
     "CorpusConfig",
@@ -61,6 +63,7 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -26,6 +26,7 @@ LABELS = {
     "ridge": "ridge",
     "residual_ridge": "residual ridge",
     "mlp": "MLP",
+    "mlp_equal": "MLP, equal size",
     "shuffled": "shuffled pairs",
     "adapter_ceiling": "adapter ceiling",
 }

@@ -1,4 +1,4 @@
-"""The three losses of the cube, elementwise over the batch.
+"""The losses of the cube, elementwise over the batch.
 
 Contract: each takes arrays with the batch as an axis and returns one value a sample, 0 at best; the caller weighs and reduces.
 Targets are frozen arrays, so none of them can be lowered by moving the target.
@@ -6,6 +6,7 @@ Targets are frozen arrays, so none of them can be lowered by moving the target.
 
 import jax.numpy as jnp
 import optax
+from jax.nn import logsumexp
 from jaxtyping import Array, Float
 
 
@@ -31,3 +32,30 @@ def dialogue_similarity(
 ) -> Float[Array, " batch"]:
     """Cosine distance in the teacher's own space between the decoded output and the right answer's embedding, 0 to 2."""
     return optax.losses.cosine_distance(decoded, answer, epsilon=1e-6)
+
+
+_SAME_ANSWER = 0.999
+_SMALLEST_SQUARE = 1e-12
+
+
+def contrastive(
+    decoded: Float[Array, "batch teacher"],
+    answer: Float[Array, "batch teacher"],
+    candidates: Float[Array, "candidates teacher"],
+    temperature: float,
+) -> Float[Array, " batch"]:
+    """Cross-entropy of the right answer among it and `candidates`, by cosine over temperature (InfoNCE; van den Oord et al.
+    2018), in nats.
+
+    Candidates that equal the right answer, its own row among them, don't count against it.
+    """
+    answer_units = _units(answer)
+    units, others = _units(decoded), _units(candidates)
+    same = answer_units @ others.T > _SAME_ANSWER
+    against = jnp.where(same, -jnp.inf, units @ others.T / temperature)
+    right = jnp.sum(units * answer_units, -1) / temperature
+    return logsumexp(jnp.concatenate([right[:, None], against], -1), -1) - right
+
+
+def _units(vectors: Float[Array, "n teacher"]) -> Float[Array, "n teacher"]:
+    return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), -1, keepdims=True) + _SMALLEST_SQUARE)

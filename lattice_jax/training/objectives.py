@@ -5,10 +5,11 @@ Contract: `objective(params, batch, *, key) -> (loss, metrics)`, pure; metrics a
 
 from typing import cast
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lattice_jax.config import Config, LossConfig
 from lattice_jax.lattice import cube
@@ -35,24 +36,45 @@ def read_by_losses(config: LossConfig) -> Read:
     return "cube" if config.internal_consistency > 0 else "output"
 
 
-def answer_questions(codec: Codec, config: Config, mesh: Mesh | None) -> Objective:
-    """The cube's objective: 0.3 surface reconstruction + 0.3 internal consistency + 0.4 dialogue similarity, as configured.
+def answer_questions(
+    codec: Codec, config: Config, mesh: Mesh | None, candidates: Float[Array, "n teacher"] | None = None
+) -> Objective:
+    """The cube's objective: 0.3 surface reconstruction + 0.3 internal consistency + 0.4 dialogue similarity, as configured, and
+    the contrastive loss where it weighs anything.
 
-    Batch: `question` and `target`, codes [batch, code], and `answer`, the right answer's embedding [batch, teacher].
+    Batch: `question` and `target`, codes [batch, code], and `answer`, the right answer's embedding [batch, teacher]; where the
+    answer is a change of something (`answer.around`), also what is added to the cube's output, `shift` [batch, code], and to
+    the decoded sum, `remainder` [batch, teacher]. `candidates`: answers that the right one is told apart from, for the
+    contrastive loss alone.
     """
-
-    read = read_by_losses(config.loss)
+    read, weights = read_by_losses(config.loss), config.loss
 
     def objective(params, batch, *, key) -> tuple[Array, dict[str, Array]]:
-        answer = cube.answer(params, batch["question"], key=key, config=config.lattice, sampled=True, mesh=mesh, read=read)
+        mask_key, candidate_key = jax.random.split(key)
+        answer = cube.answer(params, batch["question"], key=mask_key, config=config.lattice, sampled=True, mesh=mesh, read=read)
+        if config.answer.around == "nothing":
+            code, decoded = answer.vectors, codec.decode(answer.vectors)
+        else:
+            code = answer.vectors + batch["shift"]
+            decoded = codec.decode(code) + batch["remainder"]
         raw = {
-            "surface_reconstruction": losses.surface_reconstruction(answer.vectors, batch["target"]),
-            "internal_consistency": losses.internal_consistency(answer.propagation.activity, config.loss.consistency_steps),
-            "dialogue_similarity": losses.dialogue_similarity(codec.decode(answer.vectors), batch["answer"]),
+            "surface_reconstruction": losses.surface_reconstruction(code, batch["target"]),
+            "internal_consistency": losses.internal_consistency(answer.propagation.activity, weights.consistency_steps),
+            "dialogue_similarity": losses.dialogue_similarity(decoded, batch["answer"]),
         }
+        if candidates is not None and weights.contrastive > 0:
+            others = drawn_rows(candidates, weights.contrastive_candidates, key=candidate_key)
+            raw["contrastive"] = losses.contrastive(decoded, batch["answer"], others, weights.contrastive_temperature)
         raw = {name: jnp.mean(values) for name, values in raw.items()}
-        weighted = {f"weighted_{name}": getattr(config.loss, name) * value for name, value in raw.items()}
+        weighted = {f"weighted_{name}": getattr(weights, name) * value for name, value in raw.items()}
         loss = jnp.sum(jnp.stack(list(weighted.values())))
         return loss, {**raw, **weighted, "similarity": 1 - raw["dialogue_similarity"]}
 
     return objective
+
+
+def drawn_rows(values: Float[Array, "n width"], count: int, *, key: PRNGKeyArray) -> Float[Array, "m width"]:
+    """All rows where there are no more than `count`, else `count` of them, drawn with replacement."""
+    if len(values) <= count:
+        return values
+    return values[jax.random.randint(key, (count,), 0, len(values))]
