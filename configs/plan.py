@@ -69,7 +69,9 @@ PRODUCTION = Stage(
         ),
     ),
     if_missed=(
-        GoBack("production", {"optimizer.learning_rate": 1e-4, "optimizer.final_learning_rate": 3e-5}, "slower, as it overfits"),
+        GoBack(
+            "production", {"optimizer.learning_rate": 1e-4, "optimizer.final_learning_rate": 3e-5}, "slower, as it overfits"
+        ),
         GoOn("the held-out pairs have the last word, and twelve validation pairs are few"),
     ),
 )
@@ -84,7 +86,9 @@ EVALUATION = Stage(
         Criterion("held_out.similarity", ">", "baselines.mean_answer.similarity", "the mean answer has no use"),
         Criterion("baselines.mean_answer.gain_interval.0", ">", 0.0, "the lead over the mean answer is more than chance"),
         Criterion("held_out.similarity", ">", "baselines.ridge.similarity", "a linear map is the least that a cube must beat"),
-        Criterion("held_out.mrr", ">=", "baselines.question.mrr", "answers must be told apart at least as well as questions are"),
+        Criterion(
+            "held_out.mrr", ">=", "baselines.question.mrr", "answers must be told apart at least as well as questions are"
+        ),
     ),
 )
 

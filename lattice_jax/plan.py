@@ -1,9 +1,9 @@
 """Carries out a training plan and writes down what came of it.
 
-Contract: `<workdir>/plan.json` records every attempt at a stage (settings, dates, figures, criteria, decision) and `plan.md` says
-the same to a reader; both are written anew, whole, whenever something changes. What is done next follows from plan and record
-alone (`next_attempt`), so a resumed plan repeats no finished stage and goes on with the one that was cut off. Stages that train
-are trials (`trial.py`): the held-out pairs are first used by the last stage.
+Contract: `<workdir>/plan.json` records every attempt at a stage (settings, dates, figures, criteria, decision) and `plan.md`
+says the same to a reader; both are written anew, whole, whenever something changes. What is done next follows from plan and
+record alone (`next_attempt`), so a resumed plan repeats no finished stage and goes on with the one that was cut off. Stages
+that train are trials (`trial.py`): the held-out pairs are first used by the last stage.
 """
 
 import dataclasses
@@ -186,7 +186,9 @@ def _open_record(plan: Plan, base: Config, workdir: Path, *, resume: bool) -> di
     asked = json.loads(json.dumps({"plan": dataclasses.asdict(plan), "config": base.as_dict()}))
     if not resume:
         if path.exists():
-            raise InputError(f"{workdir} already holds a plan", expected="a new folder", fix="give --resume, or another --workdir")
+            raise InputError(
+                f"{workdir} already holds a plan", expected="a new folder", fix="give --resume, or another --workdir"
+            )
         workdir.mkdir(parents=True, exist_ok=True)
         return {"asked": asked, "attempts": [], "outcome": "under way"}
     if not path.is_file():
@@ -247,9 +249,10 @@ def render(record: Mapping[str, Any]) -> str:
     lines += ["| stage | started | minutes | criteria met | decision | run |", "|---|---|---|---|---|---|"]
     for attempt in attempts:
         met = sum(result["met"] for result in attempt["criteria"])
+        decision, folder = attempt["decision"]["action"], attempt["folder"]
         lines.append(
             f"| {attempt['stage']} | {attempt['started'][:16]} | {attempt['seconds'] / 60:.1f} "
-            f"| {met} of {len(attempt['criteria'])} | {attempt['decision']['action']} | [{attempt['folder']}]({attempt['folder']}) |"
+            f"| {met} of {len(attempt['criteria'])} | {decision} | [{folder}]({folder}) |"
         )
     running = record.get("running")
     if running:
@@ -263,7 +266,12 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _section(attempt: Mapping[str, Any]) -> list[str]:
-    lines = [f"## {attempt['folder'] if attempt['stage'] in attempt['folder'] else attempt['stage']}", "", attempt["purpose"], ""]
+    lines = [
+        f"## {attempt['folder'] if attempt['stage'] in attempt['folder'] else attempt['stage']}",
+        "",
+        attempt["purpose"],
+        "",
+    ]
     if attempt["settings"]:
         lines += ["Settings changed: " + ", ".join(f"`{name}` = {value!r}" for name, value in attempt["settings"].items()), ""]
     lines += ["| | criterion | figure | threshold | why |", "|---|---|---|---|---|"]

@@ -94,7 +94,9 @@ class Stage:
             f"the stage name {self.name!r}",
             "letters, digits, '-' and '_': it names a folder",
         )
-        _require(len(self.criteria) > 0, f"stage {self.name!r} without criteria", "at least one: a stage is there to be decided on")
+        _require(
+            len(self.criteria) > 0, f"stage {self.name!r} without criteria", "at least one: a stage is there to be decided on"
+        )
         trained = {"settings": self.settings, "start": self.start, "adapter": self.adapter}
         _require(
             not self.judges or not any(trained.values()),
@@ -126,7 +128,9 @@ class Plan:
                 if not isinstance(decision, GoBack):
                     continue
                 # What held-out pairs have told must not change what is trained, or they are held out no more.
-                _require(not stage.judges, f"stage {stage.name!r} goes back by held-out figures", "no way back from a judgement")
+                _require(
+                    not stage.judges, f"stage {stage.name!r} goes back by held-out figures", "no way back from a judgement"
+                )
                 _require(
                     decision.stage in [*earlier, stage.name],
                     f"stage {stage.name!r} goes back to {decision.stage!r}",
