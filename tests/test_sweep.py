@@ -166,16 +166,11 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
 def test_a_trial_behind_the_others_is_pruned_by_its_looks():
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
     config, wanted = _smoke(), sweep.Search((parse_dimension("seed=uniform(0,9)"),), "mean")
-    for similarity in (0.6, 0.7, 0.2):
-        asked = study.ask()
-        looks = sweep._Looks(asked, wanted, config)
-        if similarity == 0.2:
-            with pytest.raises(optuna.TrialPruned):
-                for _ in range(2):
-                    looks({"validation_similarity": similarity, "validation_mrr": 0.1})
-            assert asked.user_attrs == {}
-            return
-        for _ in range(2):
-            looks({"validation_similarity": similarity, "validation_mrr": 0.1})
+    for similarity in (0.6, 0.7):
+        looks = sweep._Looks(asked := study.ask(), wanted, config)
+        looks({"validation_similarity": similarity, "validation_mrr": 0.1})
         assert looks.value == pytest.approx((similarity + 0.1) / 2)
         study.tell(asked, looks.value)
+    behind = sweep._Looks(study.ask(), wanted, config)
+    with pytest.raises(optuna.TrialPruned):
+        behind({"validation_similarity": 0.2, "validation_mrr": 0.1})
