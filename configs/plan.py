@@ -2,7 +2,8 @@
 
 bin/train --plan configs/plan.py
 
-About ten minutes on two CPU cores once the texts are embedded.
+Measured with the texts embedded, on two CPU cores shared with some ten other processes: 24.7 minutes. Every criterion but the
+last is met: held-out similarity 0.636, mean reciprocal rank 0.703 against 0.830 of the question itself.
 """
 
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage

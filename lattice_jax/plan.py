@@ -223,6 +223,8 @@ def _outcome(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> str:
     last = attempts[-1]
     missed = [result["criterion"] for result in last["criteria"] if not result["met"]]
     if last["decision"]["action"] == "stop":
+        if last["stage"] == plan.stages[-1].name:
+            return f"carried out; {last['stage']} missed {'; '.join(missed)}"
         return f"stopped after {last['stage']}: missed {'; '.join(missed)}"
     return "every stage reached what was asked of it" if all(_last_of_each(attempts)) else "ended; some criteria were missed"
 

@@ -18,6 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1100px; 
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; }
 th { color: #6e7781; font-weight: 600; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
 p.note { color: #6e7781; }
 """
