@@ -5,7 +5,7 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ from lattice_jax.training.objectives import answer_questions, reproduce_embeddin
 from lattice_jax.training.schedule import make_optimizer
 
 Progress = Callable[[int, int], None]
+OnLook = Callable[[Mapping[str, float]], None]
+"""Told the figures of every look at the validation pairs; may end the training by an exception."""
 
 
 class Material(NamedTuple):
@@ -246,7 +248,15 @@ def answer_base(config: Config, material: Material) -> Base:
     return fit_base(material.pairs("train"), material.pairs("validation"), config.answer, seed=config.seed)
 
 
-def fit_cube(config: Config, material: Material, codec: Codec, base: Base, workdir: Path, mesh: Mesh | None) -> FitResult:
+def fit_cube(
+    config: Config,
+    material: Material,
+    codec: Codec,
+    base: Base,
+    workdir: Path,
+    mesh: Mesh | None,
+    on_look: OnLook | None = None,
+) -> FitResult:
     """Train the cube on the training pairs, from the last checkpoint where the run's folder holds one."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
@@ -264,6 +274,8 @@ def fit_cube(config: Config, material: Material, codec: Codec, base: Base, workd
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
         if config.emergence.due(next(looks), config.training):
             figures |= observe(parameters)
+        if on_look:
+            on_look(figures)
         return figures
 
     start = start_or_continue(

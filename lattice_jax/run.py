@@ -8,11 +8,13 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -111,7 +113,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    summary = _read_summary(workdir)
+    summary = read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement)
     if config.emergence.at_end:
@@ -136,6 +138,22 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     for answer, similarity in found:
         console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
     return found
+
+
+class Trained(NamedTuple):
+    """A trained run as a function."""
+
+    config: Config
+    material: experiment.Material
+    predict: Callable[[np.ndarray], np.ndarray]
+    """Questions [n, d] to answers [n, d], both in the teacher's space."""
+
+
+def load_trained(workdir: Path, *, console: Console) -> Trained:
+    """The best parameters of a run, ready to be asked about any questions."""
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
+    predict = experiment.make_predictor(config, codec, mesh, base=base)
+    return Trained(config, material, lambda questions: predict(parameters, questions))
 
 
 @contextmanager
@@ -212,7 +230,8 @@ def _observe(config: Config, material: experiment.Material, codec: Codec, parame
     return {"emergence": observation.observe_run(config, material, codec, parameters, workdir)}
 
 
-def _read_summary(workdir: Path) -> dict:
+def read_summary(workdir: Path) -> dict:
+    """The figures of a run that has ended."""
     path = workdir / SUMMARY
     if not path.is_file():
         raise InputError(

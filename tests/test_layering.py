@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "observation", "run", "stacking"}
+JOINING = {"commandline", "embedding", "ensemble", "experiment", "observation", "plan", "run", "stacking", "sweep", "trial"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -28,7 +28,11 @@ MAY_IMPORT = {
     "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
     "observation": {*GROUND, *WINGS, "experiment"},
     "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "observation"},
-    "bin": {"run", "embedding", "commandline", "config", "errors"},
+    "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "stacking"},
+    "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
+    "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
+    "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "run"},
+    "bin": {"run", "embedding", "ensemble", "plan", "sweep", "commandline", "config", "errors"},
     "configs": {"config"},
 }
 
