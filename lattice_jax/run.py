@@ -154,7 +154,9 @@ def _report_page():
     """The room that needs the packages of the extra 'evaluation', which a run does without."""
     try:
         from lattice_jax.evaluation.report import page
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
         raise InputError(
             f"{error.name} isn't installed",
             expected="jinja2 and matplotlib for the report",

@@ -148,7 +148,7 @@ def curve(
 
 
 def name_endings(axes: "Axes", endings: Sequence[tuple[float, str, str, bool]]) -> None:
-    """Writes each curve's name (value at the end, name, colour, bold) beside its end, moved up or down by as little as keeps the names apart."""
+    """Writes each curve's name beside its end (value, name, colour, bold), moved by as little as keeps the names apart."""
     low, high = axes.get_ylim()
     ordered = sorted(endings)
     heights = spread([value for value, *_ in ordered], gap=0.065 * (high - low))

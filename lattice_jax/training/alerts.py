@@ -26,7 +26,7 @@ REARM = 50
 COLLAPSED_SPREAD = 0.05
 """Variance of the predictions, as a share of that of the answers, below which all questions get one answer.
 
-The mean answer has 0, the right answers 1; ridge regression, the most cautious useful predictor at hand, about 0.2.
+The mean answer has 0, the right answers 1; the main job's cube falls from 1.0 to 0.5 and comes back to 0.76.
 """
 VANISHED_SHARE = 1e-4
 """Gradient norm of a layer, as a share of the largest layer's, below which it hardly learns."""
@@ -164,11 +164,23 @@ def throughput(history: History) -> Finding | None:
     )
 
 
+def pool_collapse(history: History) -> Finding | None:
+    """The states of the pool have become alike in every recent step."""
+    collapsed = [row["pool/collapsed"] for row in history.rows if "pool/collapsed" in row]
+    if len(collapsed) < RECENT or not all(collapsed):
+        return None
+    return Finding(
+        "the states in the pool have become alike: a state says nothing any more of where it comes from",
+        "raise --config.pool.damage_share or --config.pool.reseed_share",
+    )
+
+
 DETECTORS: Mapping[str, Detector] = {
     "collapse": collapse,
     "dead_cells": dead_cells,
     "vanishing_gradient": vanishing_gradient,
     "overfitting": overfitting,
+    "pool_collapse": pool_collapse,
     "throughput": throughput,
 }
 """Every detector by the kind of its alerts."""

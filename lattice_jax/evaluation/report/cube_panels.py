@@ -1,8 +1,8 @@
 """Figures of what the cube does: activity, specialisation, influence, and what can be read where.
 
-Contract: functions of the arrays in `emergence.npz` (state [question, step, depth, height, width], fields [depth, height, width],
-what probes read [step, depth]); a panel is left out where its array is. Step 0 is the state after injection, layer 0 the input
-face.
+Contract: functions of the arrays in `emergence.npz` (state [question, step, depth, height, width], fields [depth, height,
+width], what probes read [step, depth]); a panel is left out where its array is. Step 0 is the state after injection, layer 0
+the input face.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from lattice_jax.evaluation.report.drawing import (
     Panel,
     grid_lines,
     heatmap,
+    logarithmic,
     name_axes,
     name_colours,
     new_axes,
@@ -36,8 +37,8 @@ def slice_panels(arrays: Arrays) -> list[Panel]:
             Panel(
                 "slices_activity",
                 "Activity after the last step",
-                f"Root mean square of each cell's visible channels, mean over {len(last)} held-out questions. Noise without "
-                "structure is what an untrained cube's own layers would not show either: compare the table of metrics with nulls.",
+                f"Root mean square of each cell's visible channels, mean over {len(last)} held-out questions. What looks "
+                "like a pattern is one only if the table above says so: there it stands beside its null model.",
                 partial(_slices, last.mean(axis=0), "Activity after the last step", "root mean square"),
             )
         )
@@ -45,8 +46,8 @@ def slice_panels(arrays: Arrays) -> list[Panel]:
             Panel(
                 "slices_questions",
                 "How far questions differ",
-                "Standard deviation of each cell's activity over the questions: where it is 0, the cell does the same whatever is "
-                "asked.",
+                "Standard deviation of each cell's activity over the questions: where it is 0, the cell does the same "
+                "whatever is asked.",
                 partial(_slices, last.std(axis=0), "How far questions differ", "standard deviation"),
             )
         )
@@ -55,8 +56,8 @@ def slice_panels(arrays: Arrays) -> list[Panel]:
             "selectivity",
             "Selectivity",
             "0 to 1",
-            "How far each cell prefers some topics to others: 0 responds to all alike, 1 to one alone. Shuffled topics give the "
-            "null in the table of metrics.",
+            "How far each cell prefers some topics to others: 0 responds to all alike, 1 to one alone. Shuffled topics "
+            "give the null in the table of metrics.",
         ),
         (
             "influence_gradient",
@@ -90,6 +91,29 @@ def slice_panels(arrays: Arrays) -> list[Panel]:
 def flow_panels(arrays: Arrays) -> list[Panel]:
     """How signals travel: activity and change, what probes read, growth of small differences, likeness of layers."""
     panels = []
+    for name, what in (("question_read", "the question"), ("answer_read", "the answer")):
+        if name in arrays:
+            null = arrays.get(f"{name}_null")
+            title = f"How much of {what} can be read"
+            panels.append(
+                Panel(
+                    f"flow_{name}",
+                    title,
+                    f"R² of a linear probe for {what} on test questions, 1 all of it, 0 no more than the mean; negative values "
+                    "are drawn as 0." + (" Below: the same in the null model." if null is not None else ""),
+                    partial(_read, arrays[name], null, title),
+                )
+            )
+    if "layer_similarity" in arrays:
+        panels.append(
+            Panel(
+                "flow_layers",
+                "Likeness of layers",
+                "How alike two layers represent the questions (1 the same up to rotation). A block structure is a division of "
+                "labour; 1 everywhere is a cube that only hands on.",
+                partial(_likeness, arrays["layer_similarity"]),
+            )
+        )
     for name, title, text in (
         (
             "activity",
@@ -105,26 +129,13 @@ def flow_panels(arrays: Arrays) -> list[Panel]:
         if name in arrays:
             by_layer = arrays[name].astype(np.float32).mean(axis=(0, 3, 4))
             panels.append(Panel(f"flow_{name}", title, text, partial(_layer_step, by_layer, title, "root mean square")))
-    for name, what in (("question_read", "the question"), ("answer_read", "the answer")):
-        if name in arrays:
-            null = arrays.get(f"{name}_null")
-            title = f"How much of {what} can be read"
-            panels.append(
-                Panel(
-                    f"flow_{name}",
-                    title,
-                    f"R² of a linear probe for {what} on test questions, 1 all of it, 0 no more than the mean; negative values "
-                    "are drawn as 0." + (" Below: the same in the null model." if null is not None else ""),
-                    partial(_read, arrays[name], null, title),
-                )
-            )
     if {"question_read", "answer_read"} <= arrays.keys():
         panels.append(
             Panel(
                 "flow_front",
                 "At the last layer, step by step",
-                "What a linear probe reads at the output side, R² on test questions; dashed: the null model, in which nothing was "
-                "learned.",
+                "What a linear probe reads in the layer of the output face, R² on test questions; dashed: the null model, in "
+                "which nothing was learned.",
                 partial(_front, arrays),
             )
         )
@@ -133,19 +144,9 @@ def flow_panels(arrays: Arrays) -> list[Panel]:
             Panel(
                 "flow_perturbation",
                 "Growth of a small difference",
-                "Mean distance between two passes that start next to each other, against their distance at first. Above 1 (dashed) "
-                "differences grow, below they die out; 1 is the critical edge.",
+                "Mean distance between two passes that start next to each other, against their distance at first. Above 1 "
+                "(dashed) differences grow, below they die out; 1 is the critical edge.",
                 partial(_perturbation, arrays["perturbation"]),
-            )
-        )
-    if "layer_similarity" in arrays:
-        panels.append(
-            Panel(
-                "flow_layers",
-                "Likeness of layers",
-                "How alike two layers represent the questions (1 the same up to rotation). A block structure is a division of "
-                "labour; 1 everywhere is a cube that only hands on.",
-                partial(_likeness, arrays["layer_similarity"]),
             )
         )
     return panels
@@ -153,8 +154,7 @@ def flow_panels(arrays: Arrays) -> list[Panel]:
 
 def _slices(field: np.ndarray, title: str, unit: str, categories: int | None = None):
     """All layers as small maps with one scale."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import ListedColormap, Normalize
 
     depth, columns = len(field), 4
     rows = -(-depth // columns)
@@ -163,7 +163,7 @@ def _slices(field: np.ndarray, title: str, unit: str, categories: int | None = N
     grid = figure.subplots(rows, columns, squeeze=False)
     colours = SEQUENTIAL if categories is None else ListedColormap(topic_colours(categories))
     bounds = (float(np.min(field)), float(np.max(field))) if categories is None else (-0.5, categories - 0.5)
-    normalise = matplotlib.colors.Normalize(*bounds)
+    normalise = Normalize(*bounds)
     for layer, axes in enumerate(grid.flat):
         if layer >= depth:
             axes.set_axis_off()
@@ -223,7 +223,7 @@ def _perturbation(growth: np.ndarray):
     axes.plot(growth, color=BLUE, linewidth=2)
     axes.axhline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     if np.all(growth > 0):
-        axes.set_yscale("log")
+        logarithmic(axes)
     axes.margins(x=0)
     grid_lines(axes)
     return figure

@@ -111,6 +111,16 @@ def grid_lines(axes: "Axes") -> None:
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
 
 
+def logarithmic(axes: "Axes") -> None:
+    """A logarithmic vertical axis with plain numbers."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+
+
 def heatmap(
     axes: "Axes",
     values: np.ndarray,

@@ -64,10 +64,8 @@ def write_comparison(runs: Sequence[Run], out: Path, *, refresh: int | None = No
 def write_page(folders: Sequence[Path], out: Path, *, refresh: int | None = None) -> tuple[list[Panel], bool]:
     """The report of one folder or the comparison of several: its figures, and whether all runs have ended."""
     runs = [read_run(folder) for folder in folders]
-    if len(runs) == 1:
-        panels = write_report(runs[0], out, refresh=refresh)
-    else:
-        panels = write_comparison(runs, out, refresh=refresh)
+    one = len(runs) == 1
+    panels = write_report(runs[0], out, refresh=refresh) if one else write_comparison(runs, out, refresh=refresh)
     return panels, all(run.summary is not None for run in runs)
 
 
@@ -93,13 +91,13 @@ def _panels(parts: Sequence[Section]) -> list[Panel]:
 
 def _write(out: Path, parts: Sequence[Section], **values: Any) -> None:
     environment = Environment(
-        loader=PackageLoader(__package__, "page"),
+        loader=PackageLoader("lattice_jax.evaluation.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = lambda panel: Markup(svg(panel))  # noqa: S704  (matplotlib escapes the text in it)
+    environment.filters["svg"] = lambda panel: Markup(svg(panel))
     # A script ends at the first "</script", wherever it stands.
     environment.filters["data"] = lambda data: Markup(json.dumps(data).replace("<", "\\u003c"))
     environment.globals["file"] = lambda name: Markup(environment.get_template(name).render())

@@ -1,7 +1,7 @@
 """Figures of a run's record: verdict, learning, gradients, speed, what is measured over time.
 
-Contract: each function takes a `Run` and returns the panels that its record allows, an empty list where nothing of that kind was
-recorded. Figures are drawn later, by whoever asks (`Panel.draw`).
+Contract: each function takes a `Run` and returns the panels that its record allows, an empty list where nothing of that kind
+was recorded. Figures are drawn later, by whoever asks (`Panel.draw`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from lattice_jax.evaluation.report.drawing import (
     Panel,
     grid_lines,
     heatmap,
+    logarithmic,
     new_axes,
 )
 from lattice_jax.evaluation.report.record import Run
@@ -40,22 +41,22 @@ def verdict_panels(run: Run) -> list[Panel]:
         Panel(
             "verdict_similarity",
             "Similarity to the right answer",
-            f"Mean cosine in the teacher's space; {interval}. The mean answer is the level of knowing nothing of the question; the "
-            f"dashed line, {ceiling['similarity']:.3f}, is what the adapter alone makes of the right answer.",
+            f"Mean cosine in the teacher's space; {interval}. The mean answer is the level of knowing nothing of the question; "
+            f"the dashed line, {ceiling['similarity']:.3f}, is what the adapter alone makes of the right answer.",
             partial(_forest, rows, "similarity", "Similarity to the right answer", "cosine", ceiling["similarity"]),
         ),
         Panel(
             "verdict_mrr",
             "Telling answers apart",
-            f"Mean reciprocal rank of the right answer among all {summary['held_out']['pairs']}; {interval}. The mean answer shows "
-            "what chance gives.",
+            f"Mean reciprocal rank of the right answer among all {summary['held_out']['pairs']}; {interval}. The mean answer "
+            "shows what chance gives.",
             partial(_forest, rows, "mrr", "Telling answers apart", "mean reciprocal rank", None),
         ),
         Panel(
             "verdict_gain",
             "The lattice less each baseline",
-            "Difference in held-out similarity, pair by pair, with its interval: right of zero the lattice is better, and level "
-            "where the line crosses zero.",
+            "Difference in held-out similarity, pair by pair, with its interval: right of zero the lattice is better, and "
+            "level where the line crosses zero.",
             partial(_gains, gains),
         ),
     ]
@@ -180,8 +181,8 @@ def resource_panels(run: Run) -> list[Panel]:
             "rate",
             "Speed",
             "samples per second",
-            "Trained samples a second, step by step. The first step compiles; looks at the validation pairs and checkpoints are "
-            "the dips.",
+            "Trained samples a second, step by step. The first step compiles; looks at the validation pairs and checkpoints "
+            "are the dips.",
         ),
         (
             "memory",
@@ -255,6 +256,7 @@ def _gains(baselines: Mapping[str, Mapping]):
             1.02, place, f"{row['gain']:+.3f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK
         )
     _name_rows(axes, list(baselines))
+    axes.locator_params(axis="x", nbins=5)
     return figure
 
 
@@ -287,7 +289,8 @@ def _curves(run: Run, name: str, title: str, text: str, metrics: Mapping[str, st
     def draw():
         figure, axes = new_axes(title, STEP, unit)
         endings = []
-        for colour, (metric, metric_label) in zip(CURVES, metrics.items(), strict=False):
+        for metric, metric_label in metrics.items():
+            colour = LOSSES[metric][1] if metric in LOSSES else BLUE
             endings += curve(axes, *series(run.rows, metric), metric_label, colour, strong=metric == "loss")
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
@@ -302,14 +305,19 @@ def _stacked(rows: Sequence[Mapping], names: Mapping[str, str]):
     figure, axes = new_axes("What the loss is made of", STEP, "weighted loss")
     steps = series(rows, next(iter(names)))[0]
     parts = np.array([series(rows, name)[1] for name in names])
-    axes.stackplot(steps, parts, colors=CURVES[: len(parts)], alpha=0.75, linewidth=0)
+    spare = iter(CURVES)
+    colours = [LOSSES[text][1] if (text := name.removeprefix("weighted_")) in LOSSES else next(spare) for name in names]
+    axes.stackplot(steps, parts, colors=colours, alpha=0.75, linewidth=0)
     edges = np.cumsum(parts[:, -1])
     axes.margins(x=0)
     axes.set_ylim(bottom=0)
     middles = edges - parts[:, -1] / 2
     name_endings(
         axes,
-        [(float(middle), text, CURVES[n], False) for n, (middle, text) in enumerate(zip(middles, names.values(), strict=True))],
+        [
+            (float(middle), text, colours[n], False)
+            for n, (middle, text) in enumerate(zip(middles, names.values(), strict=True))
+        ],
     )
     return figure
 
@@ -328,7 +336,7 @@ def _gradient(rows: Sequence[Mapping], clip: float):
     figure, axes = new_axes("Gradient norm", STEP, "norm, before clipping")
     curve(axes, *series(rows, "gradient_norm"), "", INK, strong=True)
     axes.axhline(clip, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set_yscale("log")
+    logarithmic(axes)
     axes.margins(x=0)
     grid_lines(axes)
     return figure

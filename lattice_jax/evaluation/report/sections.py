@@ -97,8 +97,8 @@ def _cube(run: Run) -> list[Section]:
         Section(
             "emergence",
             "Emergence beside null models",
-            lead="A metric says something only where it lies far from what a null model gives: z counts the null model's standard "
-            f"deviations, and rows beyond {FAR_FROM_NULL:g} are in bold."
+            lead="A metric says something only where it lies far from what a null model gives: z counts the null model's "
+            f"standard deviations, and rows beyond {FAR_FROM_NULL:g} are in bold."
             if emergence
             else "",
             table=_emergence_table(emergence) if emergence else None,
@@ -175,7 +175,7 @@ def _verdict_table(summary: Mapping) -> Table:
         text,
         strong=[0],
         quiet=[place for place, name in enumerate(rows) if name in CONTROLS],
-        caption=f"{summary['held_out']['pairs']} held-out pairs, {summary['confidence']:.0%} intervals by bootstrap over pairs; "
+        caption=f"{summary['held_out']['pairs']} held-out pairs, {summary['confidence']:.0%} bootstrap intervals over pairs, "
         "gains are paired. Shuffled pairs and the adapter ceiling are controls, not rivals.",
     )
 
@@ -232,9 +232,9 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     rate = median_samples_per_second([row for row in run.rows if "timing" in row])
     if rate:
         cards.append(("samples per second", f"{rate:.3g}", "median of the training steps"))
-    memory = (run.summary or {}).get("peak_memory_bytes")
-    if memory:
-        cards.append(("memory at most", f"{memory / 1e9:.1f} GB", f"{run.summary['seconds'] / 60:.1f} minutes in all"))
+    if run.summary:
+        memory, minutes = run.summary["peak_memory_bytes"] / 1e9, run.summary["seconds"] / 60
+        cards.append(("memory at most", f"{memory:.1f} GB", f"{minutes:.1f} minutes in all"))
     kinds = ", ".join(dict.fromkeys(alert.kind.replace("_", " ") for alert in run.alerts))
     cards.append(("alerts", str(len(run.alerts)), kinds or "nothing went wrong"))
     return cards

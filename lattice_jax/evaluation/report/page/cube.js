@@ -34,22 +34,28 @@
   const drawSpace = () => {
     const canvas = get("space"), wide = canvas.clientWidth, tall = canvas.clientHeight, context = prepare(canvas, tall);
     const [sinTurn, cosTurn, sinTilt, cosTilt] = [Math.sin(state.turn), Math.cos(state.turn), Math.sin(state.tilt), Math.cos(state.tilt)];
-    const largest = Math.hypot(depth, height, width), unit = Math.min(wide, tall) * 1.02 / largest;
+    const largest = Math.hypot(depth, height, width), unit = Math.min(wide, tall) * 0.92 / largest;
     const project = (z, y, x) => {
       const [across, down, deep] = [z - (depth - 1) / 2, y - (height - 1) / 2, x - (width - 1) / 2];
-      const right = across * cosTurn + deep * sinTurn, away = -across * sinTurn + deep * cosTurn;
-      const low = down * cosTilt - away * sinTilt, far = down * sinTilt + away * cosTilt;
+      const right = across * cosTurn + deep * sinTurn, behind = -across * sinTurn + deep * cosTurn;
+      const low = down * cosTilt - behind * sinTilt, far = down * sinTilt + behind * cosTilt;
       const size = 1 / (1 + far / (3.2 * largest));
       return [wide / 2 + right * unit * size, tall / 2 + low * unit * size, far, size];
     };
-    // The input face, and what it is, behind everything.
-    const half = 0.5, corners = [[-half, -half], [-half, width - half], [height - half, width - half], [height - half, -half]].map(([y, x]) => project(-half, y, x));
-    context.beginPath();
-    corners.forEach(([x, y], n) => n ? context.lineTo(x, y) : context.moveTo(x, y));
-    context.closePath();
-    context.strokeStyle = variable("--orange");
-    context.lineWidth = 1.5;
-    context.stroke();
+    const face = (z) => [[-0.5, -0.5], [-0.5, width - 0.5], [height - 0.5, width - 0.5], [height - 0.5, -0.5]].map(([y, x]) => project(z, y, x));
+    const faces = [[face(-0.6), "input face", "--orange"], [face(depth - 0.4), "output face", "--blue"]];
+    const outline = ([corners, , name]) => {
+      context.beginPath();
+      corners.forEach(([x, y], n) => n ? context.lineTo(x, y) : context.moveTo(x, y));
+      context.closePath();
+      context.strokeStyle = variable(name);
+      context.lineWidth = 1.5;
+      context.stroke();
+    };
+    // Of two faces the farther one is drawn before the cells, the nearer one after them.
+    const away = (corners) => corners.reduce((sum, corner) => sum + corner[2], 0);
+    faces.sort((a, b) => away(b[0]) - away(a[0]));
+    outline(faces[0]);
     const values = current().values, start = offset(), least = state.threshold / 100 * 255, balls = [];
     for (let z = state.cut, index = state.cut * height * width; z < depth; z++)
       for (let y = 0; y < height; y++)
@@ -66,12 +72,13 @@
       context.fillStyle = colour(value);
       context.fill();
     }
-    context.fillStyle = variable("--quiet");
+    outline(faces[1]);
     context.font = "13px system-ui, sans-serif";
     context.textAlign = "center";
-    for (const [text, z] of [["input face", -1.6], ["output face", depth + 0.6]]) {
-      const [x, y] = project(z, height - 1 + 2.2, (width - 1) / 2);
-      context.fillText(text, Math.max(40, Math.min(wide - 40, x)), Math.min(tall - 6, y));
+    for (const [corners, text, name] of faces) {
+      const [x, y] = corners.reduce((lowest, corner) => corner[1] > lowest[1] ? corner : lowest);
+      context.fillStyle = variable(name);
+      context.fillText(text, Math.max(40, Math.min(wide - 40, x)), Math.min(tall - 4, y + 18));
     }
   };
 
