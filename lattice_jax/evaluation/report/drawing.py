@@ -66,9 +66,12 @@ def svg(panel: Panel) -> str:
     import matplotlib
 
     written = io.StringIO()
+    figure = panel.draw()
+    for axes in figure.axes:
+        axes.set_facecolor("none")  # the page shines through
     # Text stays text, and ids are the same for the same figure.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.name}):
-        panel.draw().savefig(written, format="svg", facecolor="none", metadata={"Date": None})
+        figure.savefig(written, format="svg", facecolor="none", metadata={"Date": None})
     text = written.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Equal images get equal ids: only those that something points at are kept.

@@ -49,6 +49,8 @@ class Section(NamedTuple):
     title: str
     lead: str = ""
     table: Table | None = None
+    more: Table | None = None
+    """A long table, folded away."""
     panels: Sequence[Panel] = ()
     absent: str = ""
     """What would produce the data, where there is none."""
@@ -139,13 +141,14 @@ def _reading(run: Run) -> list[Section]:
 def _repeating(run: Run) -> list[Section]:
     changed = changed_settings(run.settings)
     rows = [(name, _text(value), _text(start)) for name, (value, start) in changed.items()]
-    others = [(name, _text(value), "") for name, value in flat(run.settings).items() if name not in changed]
+    others = [(name, _text(value)) for name, value in flat(run.settings).items() if name not in changed]
     return [
         Section(
             "configuration",
             "Configuration",
-            lead=f"{len(rows)} settings differ from their start values; they come first.",
-            table=Table(("setting", "value", "start value"), [*rows, *others], strong=range(len(rows))),
+            lead=f"{len(rows)} settings differ from their start values." if rows else "All settings have their start values.",
+            table=Table(("setting", "value", "start value"), rows) if rows else None,
+            more=Table(("setting", "value"), others),
         ),
         Section("repeat", "How to repeat it", table=_figures_of_the_run(run), kind="repeat"),
     ]
