@@ -209,12 +209,12 @@ def test_runs_are_compared(tmp_path):
     assert len({line.get_color() for line in overlaid.axes[0].lines}) == 3
 
 
-def test_runs_on_other_pairs_are_not_held_against_each_other(tmp_path):
+def test_runs_on_other_text_are_marked_as_such(tmp_path):
     folders = [write_run(tmp_path / name) for name in ("a", "b")]
     other = json.loads((folders[1] / "summary.json").read_text()) | {"data_hash": "else"}
     (folders[1] / "summary.json").write_text(json.dumps(other))
     write_page(folders, tmp_path / "page.html")
-    assert "did not see the same pairs" in (tmp_path / "page.html").read_text()
+    assert "did not read the same text" in (tmp_path / "page.html").read_text()
 
 
 def test_figures_as_png_and_in_tensorboard(panels, tmp_path):

@@ -66,9 +66,7 @@ def comparison_sections(runs: Sequence[Run]) -> list[Section]:
 def _comparable(runs: Sequence[Run]) -> str:
     hashes = {run.summary["data_hash"] for run in runs if run.summary}
     if len(hashes) > 1:
-        return (
-            "These runs did not see the same pairs (their data hashes differ): their figures can't be held against each other."
-        )
+        return "These runs did not read the same text (data hashes differ): compare figures only where the pairs are the same."
     return ""
 
 
