@@ -182,6 +182,14 @@ def test_the_source_repeats_the_run():
     assert made["CONFIG"] == SETTINGS
 
 
+def test_the_source_names_settings_of_another_version():
+    source = configuration_source(SETTINGS.as_dict() | {"later": {"rate": 2}})
+    made = {}
+    exec(source, made)
+    assert made["CONFIG"] == SETTINGS
+    assert "later.rate" in source.splitlines()[0]
+
+
 def test_changed_and_differing_settings_are_named(tmp_path):
     assert changed_settings(SETTINGS.as_dict()) == {
         "seed": (5, 0),

@@ -90,10 +90,16 @@ def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
 
 
 def configuration_source(settings: Mapping) -> str:
-    """A configuration file that repeats a run: Python whose CONFIG has these settings."""
+    """A configuration file that repeats a run: Python whose CONFIG has these settings.
+
+    A setting of another version, which this one does not have, is left out and named in a comment.
+    """
     used: set[str] = set()
+    known = flat(Config().as_dict())
+    foreign = [name for name in flat(settings) if name not in known]
     body = _call(Config, settings, used)
-    return f"from lattice_jax.config import {', '.join(sorted(used))}\n\nCONFIG = {body}\n"
+    comment = f"# Unknown to this version of lattice_jax: {', '.join(foreign)}\n" if foreign else ""
+    return f"{comment}from lattice_jax.config import {', '.join(sorted(used))}\n\nCONFIG = {body}\n"
 
 
 def _call(kind: type, settings: Mapping, used: set[str], indent: str = "") -> str:
@@ -101,7 +107,7 @@ def _call(kind: type, settings: Mapping, used: set[str], indent: str = "") -> st
     start, kinds, inner = dataclasses.asdict(kind()), typing.get_type_hints(kind), indent + "    "
     arguments = []
     for name, value in settings.items():
-        if start.get(name) == value:
+        if name not in start or start[name] == value:
             continue
         text = _call(kinds[name], value, used, inner) if isinstance(value, Mapping) else repr(value)
         arguments.append(f"{inner}{name}={text},\n")
