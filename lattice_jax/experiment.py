@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
 from lattice_jax.corpus.corpus import Corpus, load_corpus
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
-from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers
+from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
@@ -25,6 +25,7 @@ from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
 from lattice_jax.stacking import Base, Offsets, fit_base, offsets
 from lattice_jax.teachers.cache import count_cut, embed_texts
+from lattice_jax.training.alerts import DETECTORS
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
 from lattice_jax.training.monitor import Monitor
@@ -270,8 +271,11 @@ def fit_cube(
         looked_at = {"validation": validation} | ({"training": train} if select_by == "training" else {})
         figures = {}
         for side, pairs in looked_at.items():
-            measures = measure(predict(parameters, pairs.questions), pairs.answers, bootstrap_samples=2)
+            predicted = predict(parameters, pairs.questions)
+            measures = measure(predicted, pairs.answers, bootstrap_samples=2)
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
+            if side == "validation":
+                figures["validation_spread"] = relative_spread(predicted, pairs.answers)
         if config.emergence.due(next(looks), config.training):
             figures |= observe(parameters)
         if on_look:
@@ -288,6 +292,7 @@ def fit_cube(
         batch_size=config.training.batch_size,
         print_every=config.training.evaluate_every,
         resume_step=start.rows_kept,
+        detectors=DETECTORS,
     ) as monitor:
         return fit(
             start.state,

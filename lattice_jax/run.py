@@ -1,14 +1,15 @@
 """What a person starts: a run trained and judged, judged again, or asked.
 
 Contract: each function works on a run's folder and tells a console what it does. The folder holds `config.json`,
-`metrics.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files and plots.
+`metrics.jsonl`, `alerts.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files, plots
+and `report.html`.
 """
 
 import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -156,6 +157,42 @@ def load_trained(workdir: Path, *, console: Console) -> Trained:
     return Trained(config, material, lambda questions: predict(parameters, questions))
 
 
+def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch: int | None, console: Console) -> Path:
+    """Writes the report of one run or the comparison of several, and returns its path.
+
+    With `watch`, again every so many seconds as long as a run that has not ended records more; `png` takes the figures too.
+    """
+    if not folders:
+        raise InputError("no run was named", expected="one folder of a run or several", fix="try bin/report runs/phase3")
+    if watch is not None and watch < 1:
+        raise InputError(f"--interval is {watch}", expected="1 second or more", fix="give a larger one")
+    page = _report_page()
+    path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
+    panels, ended = page.write_page(folders, path, refresh=watch)
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    while watch is not None and not ended:
+        time.sleep(watch)
+        panels, ended = page.write_page(folders, path, refresh=watch)
+    for picture in page.export_png(panels, png) if png else []:
+        console.print(f"Figure: {picture}", highlight=False, soft_wrap=True)
+    return path
+
+
+def _report_page():
+    """The room that needs the packages of the extra 'evaluation', which a run does without."""
+    try:
+        from lattice_jax.evaluation.report import page
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
+        raise InputError(
+            f"{error.name} isn't installed",
+            expected="jinja2 and matplotlib for the report",
+            fix="pip install -e '.[evaluation]'",
+        ) from error
+    return page
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -247,8 +284,9 @@ def _write_summary(summary: dict, workdir: Path) -> None:
 
 
 def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> None:
-    """Plots, where the package for them is installed."""
+    """Plots and the report, where the packages for them are installed; TensorBoard gets the report's figures too."""
     try:
+        page = _report_page()
         plots.plot_verdict(summary, workdir / "verdict.png")
         plots.plot_learning(
             rows,
@@ -259,6 +297,9 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
                 if "validation_similarity" in row
             },
         )
+        panels, _ = page.write_page([workdir], workdir / page.REPORT)
+        page.show_in_tensorboard(panels, workdir, summary["steps"])
+        console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True)
     except InputError as error:
         console.print(f"[dim]No plots: {error}[/]")
 

@@ -38,7 +38,9 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {entry.name for entry in whole.iterdir()}
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
+        entry.name for entry in whole.iterdir()
+    }
     assert list(whole.glob("events*"))
     found = summary(whole)
     for name in ("question", "mean_answer", "ridge", "residual_ridge", "mlp", "shuffled"):

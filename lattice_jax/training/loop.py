@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from lattice_jax.config import TrainingConfig
-from lattice_jax.errors import InputError
+from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Best, Checkpoints, Receipt, abstract
 from lattice_jax.training.monitor import Monitor
 
@@ -60,7 +60,7 @@ class FitResult(NamedTuple):
     """The last checkpoint, with its size and the seconds it took."""
 
 
-class NonFiniteLoss(InputError):
+class NonFiniteLoss(NonFinite):
     """A metric stopped being a number: the settings make the run diverge."""
 
     def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints | None):
@@ -68,11 +68,11 @@ class NonFiniteLoss(InputError):
         kept = "" if saved is None else f"; the checkpoint of step {saved} is untouched, --resume continues from it"
         super().__init__(
             f"{name} is {value} at step {step}",
+            step=step,
             expected="a finite number",
             fix="lower --config.optimizer.learning_rate or --config.optimizer.gradient_clip, or raise "
             f"--config.optimizer.warmup_steps{kept}",
         )
-        self.step = step
 
 
 def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
