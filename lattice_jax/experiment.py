@@ -19,13 +19,13 @@ from lattice_jax.corpus.corpus import Corpus, load_corpus
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
-from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
 from lattice_jax.teachers.cache import count_cut, embed_texts
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
 from lattice_jax.training.monitor import Monitor
-from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
+from lattice_jax.training.objectives import answer_from_pool, answer_questions, reproduce_embeddings
 from lattice_jax.training.schedule import make_optimizer
 
 Progress = Callable[[int, int], None]
@@ -225,9 +225,13 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
         return figures
 
-    start = start_or_continue(
-        checkpoints, lambda: initial_state(initial_parameters(config, mesh), optimizer), jax.random.key(config.seed)
-    )
+    remembered = config.pool.size
+
+    def fresh() -> TrainState:
+        memory = pool.create(config.lattice, remembered) if remembered else None
+        return initial_state(initial_parameters(config, mesh), optimizer, memory)
+
+    start = start_or_continue(checkpoints, fresh, jax.random.key(config.seed))
     with Monitor(
         workdir,
         steps=config.training.steps,
@@ -237,7 +241,7 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
     ) as monitor:
         return fit(
             start.state,
-            objective=answer_questions(codec, config, mesh),
+            objective=(answer_from_pool if remembered else answer_questions)(codec, config, mesh),
             optimizer=optimizer,
             data={
                 "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
@@ -251,6 +255,7 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
+            gradient_metrics=cube.gradient_norms,
         )
 
 
