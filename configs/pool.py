@@ -2,9 +2,9 @@
 
 bin/train --config configs/pool.py
 
-States are reseeded and damaged on the way, and a pass has 16 to 20 steps, so that neither the state in which a question finds the
-cube nor the step at which the answer is read is to be relied on. benchmarks/results/pool.md has it beside the same job without
-a pool.
+States are reseeded and damaged on the way, and a pass has 16 to 20 steps, so that neither the state in which a question finds
+the cube nor the step at which the answer is read is to be relied on. benchmarks/results/pool.md has it beside the same job
+without a pool.
 """
 
 from lattice_jax.config import Config, LatticeConfig, PoolConfig, TrainingConfig

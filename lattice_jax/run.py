@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import experiment
+from lattice_jax import endurance, experiment
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -25,6 +26,7 @@ from lattice_jax.evaluation import plots
 from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult
@@ -81,6 +83,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
         judgement = experiment.judge_run(config, material, codec, result.params, mesh, operations)
+        endured = _endurance_figures(config, material, codec, result.params, mesh)
     seconds["total"] = time.perf_counter() - start
     rows = read_metrics(workdir / METRICS)
     figures = _run_figures(config, material, result, operations, seconds)
@@ -88,6 +91,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         **_verdict_figures(judgement),
         **adapter_figures,
         **figures,
+        **endured,
         "samples_per_second": median_samples_per_second(rows),
     }
     _write_summary(summary, workdir)
@@ -105,7 +109,7 @@ def evaluate(workdir: Path, *, console: Console) -> dict:
     config, material, codec, parameters, mesh = _load(workdir, console)
     summary = _read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, parameters, mesh, summary["training_operations"])
-    summary |= _verdict_figures(judgement)
+    summary |= _verdict_figures(judgement) | _endurance_figures(config, material, codec, parameters, mesh)
     _write_summary(summary, workdir)
     _draw(summary, read_metrics(workdir / METRICS), workdir, console)
     _tell(judgement, console)
@@ -195,6 +199,15 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
         figures["baselines"][name]["choices"] = choices
         figures["baselines"][name]["validation_similarity"] = judgement.validation_baselines[name]
     return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
+
+
+def _endurance_figures(
+    config: Config, material: experiment.Material, codec: Codec, parameters: dict, mesh: Mesh | None
+) -> dict[str, dict]:
+    """How answers last, where it is asked for."""
+    if not config.pool.questions:
+        return {}
+    return endurance.measure_endurance(config, codec, parameters, mesh, material.pairs("held_out"))
 
 
 def _read_summary(workdir: Path) -> dict:

@@ -16,6 +16,7 @@ from lattice_jax.config import (
     LatticeConfig,
     LossConfig,
     OptimizerConfig,
+    PoolConfig,
     TeacherConfig,
     TrainingConfig,
     UpdateConfig,
@@ -99,6 +100,17 @@ BAD = [
     (EvaluationConfig, "evaluation", "bootstrap_samples", 99),
     (EvaluationConfig, "evaluation", "confidence", 1.0),
     (EvaluationConfig, "evaluation", "sample_questions", 0),
+    (PoolConfig, "pool", "size", -1),
+    (PoolConfig, "pool", "reseed_share", 1.1),
+    (PoolConfig, "pool", "damage_share", -0.1),
+    (PoolConfig, "pool", "damage", "pyramid"),
+    (PoolConfig, "pool", "minimum_steps", -1),
+    (PoolConfig, "pool", "maximum_steps", -1),
+    (PoolConfig, "pool", "collapse_distance", -0.1),
+    (PoolConfig, "pool", "collapse_rank", 0.5),
+    (PoolConfig, "pool", "questions", 1),
+    (PoolConfig, "pool", "rounds", 0),
+    (PoolConfig, "pool", "recovery_questions", 0),
 ]
 
 
@@ -123,6 +135,7 @@ ROOMS = {
     OptimizerConfig: "optimizer.",
     TrainingConfig: "training.",
     EvaluationConfig: "evaluation.",
+    PoolConfig: "pool.",
     Config: "",
 }
 FIELDS = [(room, f"{path}{entry.name}", entry.name) for room, path in ROOMS.items() for entry in dataclasses.fields(room)]
@@ -169,6 +182,29 @@ def test_faces_of_different_sizes_are_refused():
         Config(lattice=cube)
     assert "225" in refusal.value.expected
     assert "165" in refusal.value.expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "fields"),
+    [
+        ("size", "training.batch_size = 16", {"pool": PoolConfig(size=15)}),
+        ("size", "2 or more samples at once", {"pool": PoolConfig(size=64), "training": TrainingConfig(micro_batch=1)}),
+        ("maximum_steps", "lattice.steps = 16", {"pool": PoolConfig(maximum_steps=17)}),
+        ("minimum_steps", "between 16", {"pool": PoolConfig(minimum_steps=15)}),
+        ("minimum_steps", "the most steps of a pass, 17", {"pool": PoolConfig(minimum_steps=18, maximum_steps=17)}),
+    ],
+)
+def test_a_pool_that_does_not_fit_the_run_is_refused(name, expected, fields):
+    steps = 16 if name != "minimum_steps" or "16" in expected else 20
+    with pytest.raises(InputError) as refusal:
+        Config(lattice=LatticeConfig(steps=steps), **fields)
+    assert refusal.value.found.startswith(f"pool.{name} is ")
+    assert expected in refusal.value.expected
+
+
+def test_a_pass_has_the_lattices_steps_unless_the_pool_says_otherwise():
+    assert Config().horizons() == (16, 16)
+    assert Config(lattice=LatticeConfig(steps=20), pool=PoolConfig(minimum_steps=17)).horizons() == (17, 20)
 
 
 # Steps

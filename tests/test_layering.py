@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "run"}
+JOINING = {"commandline", "embedding", "endurance", "experiment", "run"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "evaluation": {*GROUND, "training", "evaluation"},
     "commandline": {*GROUND, *WINGS},
     "embedding": {*GROUND, *WINGS, "commandline"},
+    "endurance": {*GROUND, *WINGS},
     "experiment": {*GROUND, *WINGS, "commandline"},
-    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
+    "run": {*GROUND, *WINGS, "commandline", "embedding", "endurance", "experiment"},
     "bin": {"run", "embedding", "commandline", "config", "errors"},
     "configs": {"config"},
 }

@@ -6,6 +6,7 @@ drawn without replacement, so each place is written at most once. For answering,
 the cube: the next question must be answered from there.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -72,7 +73,9 @@ def reseed(pool: Pool, count: int) -> Pool:
     """The `count` states with the largest losses become quiescent again, so that the cube does not forget how to begin."""
     worst = jnp.argsort(-pool.loss)[:count]
     chosen = jnp.zeros_like(pool.age, bool).at[worst].set(True)
-    state = jax.tree.map(lambda field: jnp.where(chosen[:, None], jnp.zeros((), field.dtype), field), pool.state)
+    state = jax.tree.map(
+        lambda field: jnp.where(chosen[None, None, None, :, None], jnp.zeros((), field.dtype), field), pool.state
+    )
     return Pool(state, jnp.where(chosen, 0, pool.age), jnp.where(chosen, jnp.zeros(()), pool.loss))
 
 
@@ -83,7 +86,7 @@ def damage_best(pool: Pool, count: int, config: PoolConfig, grid: GridConfig, *,
     best = jnp.lexsort((pool.loss, never_asked))[:count]
     masks = damage_masks(config.damage, grid, len(pool.age), key=key)
     chosen = jnp.zeros_like(never_asked).at[best].set(True)
-    return pool._replace(state=damage(pool.state, masks & chosen[:, None]))
+    return pool._replace(state=damage(pool.state, masks & chosen[None, None, None, :, None]))
 
 
 def damage(state: State, masks: Masks) -> State:
@@ -91,6 +94,7 @@ def damage(state: State, masks: Masks) -> State:
     return jax.tree.map(lambda field: jnp.where(masks, jnp.zeros((), field.dtype), field), state)
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "grid", "count"))
 def damage_masks(kind: Damage | str, grid: GridConfig, count: int, *, key: Key[Array, ""]) -> Masks:
     """A region for each of `count` states: of one kind, or each of a kind drawn for it where `kind` is "any".
 
