@@ -1,11 +1,13 @@
-"""The same job with a pool of states and without: held-out figures, diversity, and recovery after damage.
+r"""The same job with a pool of states and without: held-out figures, diversity, and recovery after damage.
 
 Contract: reads the summaries of runs that have ended and writes `benchmarks/results/pool.md` and `pool.json`; it computes
 nothing that a run did not report.
 
     bin/train --config configs/pool.py --workdir runs/pool
     bin/train --config configs/pool.py --config.pool.size=0 --config.pool.minimum-steps=0 --workdir runs/rest
-    python benchmarks/pool.py "from the pool=runs/pool" "from rest=runs/rest"
+    bin/train --config configs/phase3.py --workdir runs/phase3
+    python benchmarks/pool.py "from the pool, 16 to 20 steps=runs/pool" "from rest, 20 steps=runs/rest" \
+        "from rest, 16 steps (phase3)=runs/phase3"
 """
 
 import json
@@ -60,9 +62,12 @@ def main(arguments: list[str]) -> None:
     runs = read_runs(arguments)
     (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
     questions = next(iter(runs.values()))["recovery"]["questions"]
+    looks = ", ".join(f"{run['best_step']} ({name})" for name, run in runs.items())
     report = [
         *("# With a pool of states and without", ""),
         *("The commands are in `benchmarks/pool.py`; every figure is in [`pool.json`](pool.json).", ""),
+        f"One seed each; the parameters are those of the best look, after so many training steps: {looks}.",
+        "",
         *answers_table(runs),
         "",
         "Agreement is the mean cosine with the answers from the quiescent state; distance and effective rank are of the states",
