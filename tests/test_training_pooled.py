@@ -12,7 +12,7 @@ from small_cube import quick_jit, real_embeddings
 from lattice_jax.config import CellConfig, Config, GridConfig, LatticeConfig, PoolConfig, TrainingConfig, UpdateConfig
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
-from lattice_jax.training.checkpoint import Checkpoints, abstract
+from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import fit, initial_state
 from lattice_jax.training.losses import internal_consistency
 from lattice_jax.training.objectives import answer_from_pool, answer_questions, horizon
@@ -127,10 +127,10 @@ def train(checkpoints: Checkpoints, steps: int):
     """Up to `steps`, from the last checkpoint where there is one; all but the objective depends on the whole run alone."""
     optimizer = make_optimizer(CONFIG.optimizer, TRAINING.steps, lambda params: dict.fromkeys(params, False))
     state, key = initial_state(jax.tree.map(jnp.copy, parameters()), optimizer, pool.create(LATTICE, 10)), KEY
-    keywords = {}
+    best = Best()
     if checkpoints.latest is not None:
         restored = checkpoints.restore(abstract(state))
-        state, key, keywords = restored.state, restored.key, {"best": restored.best}
+        state, key, best = restored.state, restored.key, restored.best
     return fit(
         state,
         objective=answer_from_pool(codec(), NATIVE, None),
@@ -142,7 +142,7 @@ def train(checkpoints: Checkpoints, steps: int):
         selection="figure",
         checkpoints=checkpoints,
         gradient_metrics=cube.gradient_norms,
-        **keywords,
+        best=best,
     )
 
 
