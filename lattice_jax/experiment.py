@@ -19,7 +19,7 @@ from lattice_jax.corpus.corpus import Corpus, load_corpus
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
-from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
 from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
@@ -29,7 +29,7 @@ from lattice_jax.training.alerts import DETECTORS
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
 from lattice_jax.training.monitor import Monitor
-from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
+from lattice_jax.training.objectives import answer_from_pool, answer_questions, reproduce_embeddings
 from lattice_jax.training.schedule import make_optimizer
 
 Progress = Callable[[int, int], None]
@@ -282,9 +282,13 @@ def fit_cube(
             on_look(figures)
         return figures
 
-    start = start_or_continue(
-        checkpoints, lambda: initial_state(initial_parameters(config, mesh), optimizer), jax.random.key(config.seed)
-    )
+    from_pool = config.pool.size > 0
+
+    def fresh() -> TrainState:
+        memory = pool.create(config.lattice, config.pool.size) if from_pool else None
+        return initial_state(initial_parameters(config, mesh), optimizer, memory)
+
+    start = start_or_continue(checkpoints, fresh, jax.random.key(config.seed))
     looks = look_steps(config.training, int(start.state.step), fresh=start.best.step is None)
     with Monitor(
         workdir,
@@ -296,7 +300,7 @@ def fit_cube(
     ) as monitor:
         return fit(
             start.state,
-            objective=answer_questions(codec, config, mesh, jnp.asarray(train.answers)),
+            objective=(answer_from_pool if from_pool else answer_questions)(codec, config, mesh, jnp.asarray(train.answers)),
             optimizer=optimizer,
             data={
                 "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
@@ -311,6 +315,7 @@ def fit_cube(
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
+            gradient_metrics=cube.gradient_norms,
         )
 
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import experiment, observation
+from lattice_jax import endurance, experiment, observation
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -29,6 +30,7 @@ from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_texts
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult
@@ -86,6 +88,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
         judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations)
+        endured = _endurance_figures(config, material, codec, base, result.params, mesh)
     emergence = {}
     if config.emergence.at_end:
         console.print("Observing the cube")
@@ -98,6 +101,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         **_verdict_figures(judgement),
         **adapter_figures,
         **figures,
+        **endured,
         **emergence,
         "samples_per_second": median_samples_per_second(rows),
     }
@@ -116,7 +120,7 @@ def evaluate(workdir: Path, *, console: Console) -> dict:
     config, material, codec, base, parameters, mesh = _load(workdir, console)
     summary = read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
-    summary |= _verdict_figures(judgement)
+    summary |= _verdict_figures(judgement) | _endurance_figures(config, material, codec, base, parameters, mesh)
     if config.emergence.at_end:
         summary |= _observe(config, material, codec, parameters, workdir)
     _write_summary(summary, workdir)
@@ -261,6 +265,15 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
         figures["baselines"][name]["choices"] = choices
         figures["baselines"][name]["validation_similarity"] = judgement.validation_baselines[name]
     return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
+
+
+def _endurance_figures(
+    config: Config, material: experiment.Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None
+) -> dict[str, dict]:
+    """How answers last, where it is asked for."""
+    if not config.pool.questions:
+        return {}
+    return endurance.measure_endurance(config, codec, base, parameters, mesh, material.pairs("held_out"))
 
 
 def _observe(config: Config, material: experiment.Material, codec: Codec, parameters: dict, workdir: Path) -> dict:

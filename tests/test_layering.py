@@ -12,7 +12,19 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "ensemble", "experiment", "observation", "plan", "run", "stacking", "sweep", "trial"}
+JOINING = {
+    "commandline",
+    "embedding",
+    "endurance",
+    "ensemble",
+    "experiment",
+    "observation",
+    "plan",
+    "run",
+    "stacking",
+    "sweep",
+    "trial",
+}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -25,9 +37,10 @@ MAY_IMPORT = {
     "commandline": {*GROUND, *WINGS},
     "embedding": {*GROUND, *WINGS, "commandline"},
     "stacking": {*GROUND, "lattice", "evaluation"},
+    "endurance": {*GROUND, *WINGS, "stacking"},
     "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
     "observation": {*GROUND, *WINGS, "experiment"},
-    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "observation"},
+    "run": {*GROUND, *WINGS, "commandline", "embedding", "endurance", "experiment", "observation", "stacking"},
     "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "stacking"},
     "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
     "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
