@@ -72,6 +72,12 @@ def test_columns_of_other_names_are_read(program, tmp_path):
     printed = program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", *named)
     assert "different ones) 4 (4)" in printed
     assert "corpus.question_column" in program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", code=2)
+    (tmp_path / "config.py").write_text(
+        "from lattice_jax.config import Config, CorpusConfig\n"
+        "CONFIG = Config(corpus=CorpusConfig(question_column='Frage', answer_column='Antwort'))\n"
+    )
+    printed = program("--config", "config.py", "--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out")
+    assert "different ones) 4 (4)" in printed
     same = ("--config.corpus.question-column", "Frage", "--config.corpus.answer-column", "Frage")
     assert "another column than" in program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", *same, code=2)
 

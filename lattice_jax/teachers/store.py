@@ -176,27 +176,32 @@ class Store:
         """As `read`, in the stored type and all at once."""
         shards = np.searchsorted(self._ends, rows, side="right") - 1
         places = rows - self._ends[shards]
-        offsets = self._begins[shards] + places * self._width
-        found = [self._pread(shard, offset) for shard, offset in zip(shards.tolist(), offsets.tolist(), strict=True)]
-        for index in np.flatnonzero(~self._checked[rows]).tolist():
-            if zlib.crc32(found[index]) != self._keys.checksums[rows[index]]:
-                raise self.shards[shards[index]].refuse_row(places[index])
-        self._checked[rows] = True
+        found = self._pread(shards.tolist(), (self._begins[shards] + places * self._width).tolist())
+        unchecked = np.flatnonzero(~self._checked[rows])
+        if len(unchecked):
+            computed = np.array([zlib.crc32(found[index]) for index in unchecked.tolist()], np.uint32)
+            wrong = unchecked[computed != self._keys.checksums[rows[unchecked]]]
+            if len(wrong):
+                raise self.shards[shards[wrong[0]]].refuse_row(int(places[wrong[0]]))
+            self._checked[rows] = True
         return np.frombuffer(b"".join(found), self._numbers).reshape(len(rows), self.dimension)
 
     def cut(self, rows: Int[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
         """Whether the text of each row went on beyond the teacher's maximum length."""
         return self._keys.cut[rows]
 
-    def _pread(self, shard: int, offset: int) -> bytes:
-        """One embedding's bytes."""
-        file = self._files.get(shard) or self._open(shard)
+    def _pread(self, shards: Sequence[int], offsets: Sequence[int]) -> list[bytes]:
+        """The bytes of an embedding at each offset of its shard."""
+        found, files, width, pread, shard = [], self._files, self._width, os.pread, -1
         try:
-            found = os.pread(file.fileno(), self._width, offset)
+            for shard, offset in zip(shards, offsets, strict=True):
+                file = files.get(shard) or self._open(shard)
+                found.append(pread(file.fileno(), width, offset))
         except OSError as error:
             raise damaged(self.shards[shard].path, f"can't be read: {error.strerror}") from error
-        if len(found) != self._width:
-            raise damaged(self.shards[shard].path, "was cut short since it was opened")
+        for shard, row in zip(shards, found, strict=True):
+            if len(row) != width:
+                raise damaged(self.shards[shard].path, "was cut short since it was opened")
         return found
 
     def _open(self, shard: int) -> FileIO:
