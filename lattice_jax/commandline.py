@@ -8,10 +8,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import runpy
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,16 +30,26 @@ _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_dir
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Bad input ends the program with one message and code 2; Ctrl-C with 130."""
+def clear_errors(renamed: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Bad input ends the program with one message and code 2; Ctrl-C with 130.
+
+    `renamed`: setting of a run -> the argument that this program has instead, which messages then name.
+    """
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_rename(str(error), renamed or {})}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _rename(message: str, renamed: Mapping[str, str]) -> str:
+    for setting, argument in renamed.items():
+        # Not as a part of a longer name, nor within quotation marks or a path, where it is a person's own.
+        message = re.sub(rf"(?<![\w./'-])(?:--config\.)?{re.escape(setting)}(?!\.?\w)", argument, message)
+    return message
 
 
 def load_config(path: Path) -> Config:

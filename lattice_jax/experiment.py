@@ -24,7 +24,7 @@ from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_compon
 from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
 from lattice_jax.stacking import Base, Offsets, fit_base, offsets
-from lattice_jax.teachers.cache import count_cut, embed_texts
+from lattice_jax.teachers.cache import extract
 from lattice_jax.training.alerts import DETECTORS
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
@@ -61,10 +61,9 @@ def gather(config: Config, on_progress: Progress | None = None) -> Material:
     """Load the corpus and embed it, each text once for all runs."""
     corpus = load_corpus(config.corpus)
     texts = [pair.question for pair in corpus.pairs] + [pair.answer for pair in corpus.pairs] + list(corpus.sentences)
-    embeddings = embed_texts(texts, config.teacher, on_progress=on_progress)
-    count = len(corpus.pairs)
-    cut = count_cut(texts, config.teacher)
-    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :], cut)
+    found = extract(texts, config.teacher, on_progress=on_progress)
+    embeddings, count = found.embeddings[:], len(corpus.pairs)
+    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :], found.cut)
 
 
 def make_adapter(config: Config, material: Material) -> Adapter:

@@ -31,7 +31,7 @@ from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.stacking import Base
-from lattice_jax.teachers.cache import embed_texts
+from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
@@ -134,7 +134,9 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     if not question.strip():
         raise InputError("the question is empty", expected="some text", fix="give the question in quotation marks")
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    embedded = embed_texts([question], config.teacher)
+    embedded, cut = embed_question(question, config.teacher)
+    if cut:
+        console.print("The question is longer than the teacher reads; its end is left out")
     predicted = experiment.make_predictor(config, codec, mesh, base=base)(parameters, embedded)
     indices, similarities = nearest_answers(predicted, material.answers, count)
     found = [
