@@ -49,7 +49,8 @@ def test_rows_hold_the_figures_and_timing_apart(tmp_path):
         ]
     first, second = read_metrics(tmp_path / METRICS)
     assert set(first["timing"]) == {"seconds", "memory_bytes"}
-    assert 10**7 < first["timing"]["memory_bytes"] <= peak_memory_bytes()
+    # The kernel counts pages a thread at a time, so the present figure may run ahead of the peak by a few.
+    assert 10**7 < first["timing"]["memory_bytes"] <= 1.01 * peak_memory_bytes()
     assert second["timing"]["samples_per_second"] == pytest.approx(8 / second["timing"]["seconds"])
 
 
