@@ -53,19 +53,18 @@ def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int
             return mean_answer + config.share * (questions - mean_question)
 
         return Base(predict, predict(train.questions))
-    residual = config.around == "residual_ridge"
-    chosen = ridge(train, validation, residual=residual)
-    return Base(chosen.predict, _cross_fitted(train, chosen, config.folds, residual=residual, seed=seed))
+    chosen = ridge(train, validation, "ridge", shares=(config.share,))
+    return Base(chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
 
 
-def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, residual: bool, seed: int) -> np.ndarray:
-    penalty = float(chosen.choices["penalty"])
+def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> np.ndarray:
+    penalty, share = float(chosen.choices["penalty"]), float(chosen.choices["share"])
     fold_of = np.random.default_rng(seed).permutation(len(train.questions)) % folds
     answers = np.empty_like(train.answers)
     for fold in range(min(folds, len(train.questions))):
         out = fold_of == fold
         others = Pairs(train.questions[~out], train.answers[~out])
-        answers[out] = fit_ridge(others, penalty, residual=residual)(train.questions[out])
+        answers[out] = fit_ridge(others, penalty, share=share)(train.questions[out])
     return answers
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import baselines as module
-from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, ridge_solver, shuffled
+from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, fit_ridge, ridge_solver, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity
 
 SIZE = 200_000
@@ -35,7 +35,7 @@ def similarity(baseline: Baseline, pairs: Pairs) -> float:
 
 
 def test_every_baseline_is_there_in_order_and_answers_any_questions(divided, fitted):
-    assert list(fitted) == ["question", "mean_answer", "ridge", "residual_ridge", "mlp", "mlp_equal"]
+    assert list(fitted) == ["question", "mean_answer", "ridge", "residual_ridge", "shared_ridge", "mlp", "mlp_equal"]
     for name, baseline in fitted.items():
         assert baseline.name == name
         for pairs in divided:
@@ -86,13 +86,25 @@ def test_residual_ridge_adds_the_predicted_difference_to_the_question(divided, f
     np.testing.assert_allclose(fitted["residual_ridge"].predict(held_out.questions), expected, atol=1e-9)
 
 
+def test_shared_ridge_adds_to_the_share_that_validation_chooses(divided, fitted):
+    train, validation, held_out = divided
+    share, penalty = (fitted["shared_ridge"].choices[name] for name in ("share", "penalty"))
+    added = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
+    expected = share * held_out.questions + added(penalty)(held_out.questions)
+    np.testing.assert_allclose(fitted["shared_ridge"].predict(held_out.questions), expected, atol=1e-9)
+    for other in module.SHARES:
+        predicted = fit_ridge(train, penalty, share=other)(validation.questions)
+        assert cosine_similarity(predicted, validation.answers).mean() <= fitted["shared_ridge"].validation_similarity + 1e-9
+
+
 def test_validation_pairs_choose_and_are_never_fitted(divided, monkeypatch):
     train, validation, held_out = divided
     others = Pairs(validation.questions[::-1], -validation.answers)
     # With one penalty and no epochs there is nothing left to choose but the MLP's form.
     monkeypatch.setattr(module, "PENALTIES", np.array([1.0]))
+    monkeypatch.setattr(module, "SHARES", (0.5,))
     one, two = (fit_baselines(train, chosen_on, parameters=SIZE, operation_budget=0) for chosen_on in (validation, others))
-    for name in ("question", "mean_answer", "ridge", "residual_ridge"):
+    for name in ("question", "mean_answer", "ridge", "residual_ridge", "shared_ridge"):
         np.testing.assert_array_equal(one[name].predict(held_out.questions), two[name].predict(held_out.questions))
     assert one["ridge"].validation_similarity > 0 > two["ridge"].validation_similarity
 

@@ -99,12 +99,13 @@ class LossConfig:
 class AnswerConfig:
     """How the cube's output becomes the answer."""
 
-    around: Literal["nothing", "question", "shrunken_question", "ridge", "residual_ridge"] = "nothing"
+    around: Literal["nothing", "question", "shrunken_question", "ridge"] = "nothing"
     """What the cube's answer is a change of: 'nothing' decodes its output as it is; otherwise the untrained cube answers the
     question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression says, and
     learns what that lacks."""
     share: float = 0.7
-    """For 'shrunken_question'. 0 answers the mean, which is similar to every answer; 1 keeps all that tells answers apart."""
+    """Of the question, in 'shrunken_question' and in what 'ridge' is fitted around. 0 leaves the mean answer, which is similar
+    to every answer, and the regression of the answers themselves; 1 keeps all that tells answers apart."""
     folds: int = 10
     """Parts of the training pairs, each of which is answered by the regression of the others while the cube learns."""
 

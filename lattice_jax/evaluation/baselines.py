@@ -8,6 +8,7 @@ come near it. The embeddings are rows of unit length in the teacher's space. In 
     mean_answer     the mean training answer, whatever is asked: good similarity, no use
     ridge           answer = mean + (question - mean question) W, squared error + penalty * |W|^2
     residual_ridge  the same for answer - question, added to the question
+    shared_ridge    the same for answer - share * question, added to that share, which the validation pairs choose
     mlp             two hidden layers of 512, loss 1 - cosine, at most the operations that the lattice's training took
     mlp_equal       the same with as many parameters as the lattice, in the form that the smaller one chose
 
@@ -15,7 +16,7 @@ come near it. The embeddings are rows of unit length in the teacher's space. In 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -32,6 +33,8 @@ from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
 Predict = Callable[[np.ndarray], np.ndarray]
 PENALTIES = np.logspace(-4, 4, 49)
 """Six a decade: from no visible penalty for unit-length rows to the mean answer for up to some thousand pairs."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the question, that a ridge regression may be fitted around."""
 HIDDEN_WIDTH = 512
 LEARNING_RATE = 3e-4
 """At 1e-3 the best epoch on 60 pairs is the second, too coarse to stop at: held-out similarity 0.609 against 0.620."""
@@ -85,8 +88,9 @@ def fit_baselines(
     fitted = (
         _judged("question", lambda questions: questions, {}, validation),
         _judged("mean_answer", lambda questions: np.tile(mean_answer, (len(questions), 1)), {}, validation),
-        ridge(train, validation, residual=False),
-        ridge(train, validation, residual=True),
+        ridge(train, validation, "ridge", shares=(0.0,)),
+        ridge(train, validation, "residual_ridge", shares=(1.0,)),
+        ridge(train, validation, "shared_ridge", shares=SHARES),
         mlp := _perceptron(train, validation, HIDDEN_WIDTH, budget, forms=("plain", "residual"), key=key),
     )
     equal = _perceptron(
@@ -138,26 +142,31 @@ def ridge_solver(train: Pairs) -> Callable[[float], Predict]:
     return solve
 
 
-def fit_ridge(train: Pairs, penalty: float, *, residual: bool) -> Predict:
-    """Ridge regression at one penalty: of the answers, or of what is to be added to the questions."""
-    return _ridge_predictors(train, residual=residual)(penalty)
+def fit_ridge(train: Pairs, penalty: float, *, share: float) -> Predict:
+    """Ridge regression at one penalty, of what is to be added to a share of the question: 0 is the answer itself."""
+    return _ridge_predictors(train, share)(penalty)
 
 
-def ridge(train: Pairs, validation: Pairs, *, residual: bool) -> Baseline:
-    """Ridge regression at the penalty of `PENALTIES` that does best on validation; rows of unit length."""
-    predictor, name = _ridge_predictors(train, residual=residual), "residual_ridge" if residual else "ridge"
-    fitted = (_judged(name, predictor(penalty), {"penalty": float(penalty)}, validation) for penalty in PENALTIES)
+def ridge(train: Pairs, validation: Pairs, name: str, *, shares: Sequence[float]) -> Baseline:
+    """Ridge regression at the penalty of `PENALTIES` and the share that do best on validation; rows of unit length.
+
+    A large penalty shrinks the answer towards the mean answer at share 0, towards the question plus a constant at 1.
+    """
+    predictors = {share: _ridge_predictors(train, share) for share in shares}
+    fitted = (
+        _judged(name, predictor(penalty), {"penalty": float(penalty), "share": share}, validation)
+        for share, predictor in predictors.items()
+        for penalty in PENALTIES
+    )
     return max(fitted, key=lambda baseline: baseline.validation_similarity)
 
 
-def _ridge_predictors(train: Pairs, *, residual: bool) -> Callable[[float], Predict]:
-    if not residual:
-        return ridge_solver(train)
-    solve = ridge_solver(Pairs(train.questions, train.answers - train.questions))
+def _ridge_predictors(train: Pairs, share: float) -> Callable[[float], Predict]:
+    solve = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
 
     def predictor(penalty: float) -> Predict:
         linear = solve(penalty)
-        return lambda questions: questions + linear(questions)
+        return lambda questions: share * questions + linear(questions)
 
     return predictor
 
