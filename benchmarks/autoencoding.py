@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """What 225 numbers keep of an embedding, by the adapter and by principal components: python benchmarks/autoencoding.py
 
-    python benchmarks/autoencoding.py --only trial
-    python benchmarks/autoencoding.py --only minilm mpnet --write
+    python benchmarks/autoencoding.py --write
 
-Needs wordnet-base (Debian) and chatterbot-corpus (PyPI). Trials compare strategies and learning rates on one amount of text;
-STRATEGY and LEARNING_RATE below, tried by the run on that text, are what validation figures chose. Adapters of both teachers are then trained on growing
-text. What has ended in --workdir is not repeated. Writes benchmarks/results/autoencoding.{json,md,png} with --write.
+Needs wordnet-base (Debian) and chatterbot-corpus (PyPI). Adapters of both teachers are trained on growing text. Trials compare
+strategies and learning rates on one amount of it; by their validation figures STRATEGY and LEARNING_RATE below are chosen.
+What has ended in --workdir is not repeated. Writes benchmarks/results/autoencoding.{json,md,png} with --write.
 """
 
 import sys
