@@ -14,7 +14,7 @@ from benchmarks.reproduction.texts import load
 from lattice_jax.config import Config
 from lattice_jax.evaluation.similarity import cosine_similarity, paired_difference
 from lattice_jax.experiment import fit_adapter
-from lattice_jax.lattice.adapter import Codec, principal_components
+from lattice_jax.lattice.adapter import Codec, PrincipalComponents, principal_components
 
 GOAL = 0.95
 SHOWN_OF_TRAINING = 2000
@@ -65,9 +65,12 @@ def compare(adapted: np.ndarray, projected: np.ndarray, embeddings: np.ndarray) 
 
 def components_for_goal(text: np.ndarray, embeddings: np.ndarray) -> int:
     """How many principal components of `text` bring `embeddings` back with a mean cosine of `GOAL`."""
+    # Those of a smaller width are the first of those of a larger one, so one decomposition serves all widths.
+    mean, every = principal_components(text, text.shape[1])
     fewest, most = 1, text.shape[1]
     while fewest < most:
         width = (fewest + most) // 2
-        reached = np.mean(cosine_similarity(principal_components(text, width).reconstruct(embeddings), embeddings))
-        fewest, most = (fewest, width) if reached >= GOAL else (width + 1, most)
+        projected = PrincipalComponents(mean, every[:, :width]).reconstruct(embeddings)
+        reached = np.mean(cosine_similarity(projected, embeddings)) >= GOAL
+        fewest, most = (fewest, width) if reached else (width + 1, most)
     return fewest
