@@ -90,14 +90,18 @@ def test_judged_text_is_no_training_text_and_none_of_it_is_on_both_sides(monkeyp
 def test_the_page_shows_every_figure(tmp_path):
     rows = [row("minilm-0", 184), row("minilm-1", 15966, adapter=0.9712), row("trial-minilm-linear-3e-05", 15966)]
     page = markdown(rows)
-    assert "| training pairs alone | 184 | hundred | 0.9600 [0.9500, 0.9700] | 0.9400 |" in page
+    assert "| pairs alone | 184 | hundred | 0.9600 [0.9500, 0.9700] | 0.9400 |" in page
     assert "| 0.9712 [0.9612, 0.9812] | 0.9400 | +0.0312 [+0.0212, +0.0412] | 201 |" in page
     assert "| minilm | attention | 0.001 | 0.9600 | 0.9600 | 12 |" in page
     assert "| minilm | PCA | | 0.9400 | 0.9400 | |" in page
+    assert "nothing: all above 0.95" in page
+    short = markdown([row("minilm-0", 184, adapter=0.93, components=0.94)])
+    assert "- MiniLM on hundred: 0.9300, 0.0200 below 0.95; PCA would need 201 numbers." in short
+    assert "- MiniLM on hundred: no gain over PCA." in short
     plot(rows[:2], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_text_is_named_for_people():
-    assert text_name("scikit_learn_guide") == "with the guide"
-    assert text_name("scikit_learn_guide+wordnet:20000") == "with the guide and 20,000 words of WordNet"
+    assert text_name("scikit_learn_guide") == "pairs, guide"
+    assert text_name("scikit_learn_guide+wordnet:20000") == "pairs, guide, 20,000 words of WordNet"
