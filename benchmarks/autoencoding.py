@@ -4,7 +4,8 @@
     python benchmarks/autoencoding.py --write
 
 Needs wordnet-base (Debian) and chatterbot-corpus (PyPI). Adapters of both teachers are trained on growing text. Trials compare
-strategies and learning rates on one amount of it; by their validation figures STRATEGY and LEARNING_RATE below are chosen.
+strategies and learning rates on one amount of it, by validation text; they have not been run at full size yet, so that STRATEGY
+and LEARNING_RATE below rest on short trials with MiniLM.
 What has ended in --workdir is not repeated. Writes benchmarks/results/autoencoding.{json,md,png} with --write.
 """
 
