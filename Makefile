@@ -27,10 +27,10 @@ clean:
 $(VENV)/.run: $(INPUTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[evaluation]'
+	$(BIN)/python -m pip install --quiet --editable '.[evaluation,search]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements/teachers.txt
 	touch $@
 
 $(VENV)/.development: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --editable '.[evaluation,development]'
+	$(BIN)/python -m pip install --quiet --editable '.[evaluation,search,development]'
 	touch $@

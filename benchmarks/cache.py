@@ -26,7 +26,7 @@ import psutil  # noqa: E402
 import tyro  # noqa: E402
 
 from lattice_jax.teachers.shards import NUMBERS, Rows  # noqa: E402
-from lattice_jax.teachers.store import addresses_of, check_directory, open_store  # noqa: E402
+from lattice_jax.teachers.store import Store, addresses_of, check_directory, open_store  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 SHARD_ROWS = 16_384
@@ -42,8 +42,10 @@ LISTED = {
     "opening, milliseconds": ("open_seconds", 1e3, ".1f"),
     "index at first use, milliseconds": ("index_seconds", 1e3, ".0f"),
     "lookup of 1,000 texts, milliseconds": ("lookup_seconds", 1e3, ".2f"),
-    "32 random rows, microseconds (median)": ("batch_median_seconds", 1e6, ".0f"),
-    "32 random rows, microseconds (95 of 100)": ("batch_slow_seconds", 1e6, ".0f"),
+    "32 random rows at their first reading, microseconds (median)": ("batch_median_seconds", 1e6, ".0f"),
+    "32 random rows at their first reading, microseconds (95 of 100)": ("batch_slow_seconds", 1e6, ".0f"),
+    "32 random rows read before, microseconds (median)": ("again_median_seconds", 1e6, ".0f"),
+    "32 random rows of a bare memmap for every shard, microseconds": ("mapped_median_seconds", 1e6, ".0f"),
     "32 rows of one bare memmap, microseconds": ("bare_median_seconds", 1e6, ".0f"),
     "every row once, in random batches of 32, seconds": ("epoch_seconds", 1, ".1f"),
     "checking every byte, seconds": ("check_seconds", 1, ".1f"),
@@ -100,7 +102,9 @@ def peak_memory() -> int:
 def measure(directory: Path, description: dict) -> dict:
     """Open, look up, read and check a store."""
     process, random = psutil.Process(), np.random.default_rng(1)
-    found: dict = {"rss_before": process.memory_info().rss}
+    # First, because it reads every byte: right after writing, a virtual machine's host may not hold the pages yet.
+    found: dict = {"check_seconds": seconds_of(lambda: [condition.damage for condition in check_directory(directory)])}
+    found["rss_before"] = process.memory_info().rss
     start = time.perf_counter()
     store = open_store(directory, description)
     found |= {"open_seconds": time.perf_counter() - start, "rss_open": process.memory_info().rss}
@@ -109,19 +113,36 @@ def measure(directory: Path, description: dict) -> dict:
     texts = [f"text {number}" for number in random.integers(0, len(store), LOOKED_UP)]
     found["lookup_seconds"] = float(np.median([seconds_of(lambda: store.find(addresses_of(texts))) for _ in range(20)]))
     batches = random.integers(0, len(store), (BATCHES, BATCH))
-    times = np.array([seconds_of(lambda rows=rows: store.read(rows)) for rows in batches])
-    found |= {"batch_median_seconds": float(np.median(times)), "batch_slow_seconds": float(np.percentile(times, 95))}
-    numbers, _ = NUMBERS[description["stored_as"]]
-    bare = store.shards[0].map_embeddings().rows.view(numbers)
-    places = batches % len(bare)
-    found["bare_median_seconds"] = float(np.median([seconds_of(lambda rows=rows: bare[rows]) for rows in places]))
+    first, again = (np.array([seconds_of(lambda rows=rows: store.read(rows)) for rows in batches]) for _ in range(2))
+    found |= {"batch_median_seconds": float(np.median(first)), "batch_slow_seconds": float(np.percentile(first, 95))}
+    found["again_median_seconds"] = float(np.median(again))
     every = random.permutation(len(store))
     found["epoch_seconds"] = sum(
         seconds_of(lambda at=at: store.read(every[at : at + BATCH])) for at in range(0, len(every), BATCH)
     )
     found["rss_peak"] = peak_memory()
-    found["check_seconds"] = seconds_of(lambda: [condition.damage for condition in check_directory(directory)])
+    found |= measure_bare(store, batches)
     return found | {"size_bytes": store.size, "shards": len(store.shards)}
+
+
+def measure_bare(store: Store, batches: np.ndarray) -> dict:
+    """The same batches from mapped memory, unchecked and with as many pages held as there are."""
+    numbers, _ = NUMBERS[store.description["stored_as"]]
+    maps = [
+        np.memmap(shard.path, numbers, "r", shard.embeddings_at, (shard.shard.rows, store.dimension)) for shard in store.shards
+    ]
+    bare, places = np.asarray(maps[0]), batches % len(maps[0])
+    views = [np.asarray(mapped) for mapped in maps]
+
+    def gather(rows: np.ndarray) -> np.ndarray:
+        shards, rest = np.divmod(rows, SHARD_ROWS)
+        return np.stack([views[shard][row] for shard, row in zip(shards.tolist(), rest.tolist(), strict=True)])
+
+    mapped, one = (
+        float(np.median([seconds_of(lambda rows=rows, read=read: read(rows)) for rows in chosen]))
+        for read, chosen in ((gather, batches), (bare.__getitem__, places))
+    )
+    return {"mapped_median_seconds": mapped, "bare_median_seconds": one}
 
 
 def table(found: dict) -> str:
@@ -141,8 +162,8 @@ def table(found: dict) -> str:
     reached = all(values["batch_median_seconds"] <= GOAL_SECONDS for values in kinds.values())
     lines += [
         f"The goal for {BATCH} random rows, {GOAL_SECONDS * 1e6:.0f} microseconds, was {'' if reached else 'not '}reached. "
-        "A read checks the CRC-32 of every row, and mapped pages are let go at 512 MB, after which the system has to map them "
-        "again."
+        "The first reading of a row checks its CRC-32. Rows come by pread from the page cache, so that the memory held "
+        "does not grow with what is read; bare memmaps hold every page that was touched."
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,9 +8,9 @@ these shapes (benchmarks/results/streamed_memory.md); there is no score, since n
 
 The embedding is the last token's state after a sentence that asks for one word: under causal attention only the last token has
 seen the whole text, and the prompt makes its state a summary instead of a guess at how the text goes on (Jiang et al., "Scaling
-Sentence Embeddings with Large Language Models", 2023, arXiv:2307.16645). benchmarks/llama_pooling.py compares it with the mean
-and the bare last token on SmolLM2's real weights. A text cut at the maximum length loses the prompt's end and is counted;
-`--config.teacher.pooling mean --config.teacher.template {text}` is the choice for a corpus of long texts.
+Sentence Embeddings with Large Language Models", 2023, arXiv:2307.16645). benchmarks/results/llama_pooling.md compares it with
+the mean and the bare last token on SmolLM2's real weights. A text cut at the maximum length loses the prompt's end and is
+counted; `--config.teacher.pooling mean --config.teacher.template {text}` is the choice for a corpus of long texts.
 """
 
 from lattice_jax.config import Config, TeacherConfig, TrainingConfig

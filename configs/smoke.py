@@ -8,6 +8,7 @@ from lattice_jax.config import (
     CellConfig,
     Config,
     CorpusConfig,
+    EmergenceConfig,
     EvaluationConfig,
     GridConfig,
     LatticeConfig,
@@ -26,4 +27,5 @@ CONFIG = Config(
     optimizer=OptimizerConfig(learning_rate=2e-3, final_learning_rate=2e-4, warmup_steps=5),
     training=TrainingConfig(steps=40, batch_size=16, evaluate_every=10, checkpoint_every=10),
     evaluation=EvaluationConfig(bootstrap_samples=500),
+    emergence=EmergenceConfig(every=10, untrained_cubes=2, shuffles=10),
 )

@@ -8,55 +8,81 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import runpy
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 from lattice_jax.config import Config
+from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
 
 Arguments = TypeVar("Arguments")
+Value = TypeVar("Value")
 
 CONFIG_RECORD = "config.json"
 _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Bad input ends the program with one message and code 2; Ctrl-C with 130."""
+def clear_errors(renamed: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Bad input ends the program with one message and code 2; Ctrl-C with 130.
+
+    `renamed`: setting of a run -> the argument that this program has instead, which messages then name.
+    """
     try:
         yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_rename(str(error), renamed or {})}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
+def _rename(message: str, renamed: Mapping[str, str]) -> str:
+    for setting, argument in renamed.items():
+        # Not as a part of a longer name, nor within quotation marks or a path, where it is a person's own.
+        message = re.sub(rf"(?<![\w./'-])(?:--config\.)?{re.escape(setting)}(?!\.?\w)", argument, message)
+    return message
+
+
 def load_config(path: Path) -> Config:
     """The `CONFIG` of a configuration file."""
+    return load_python(path, "CONFIG", Config, "configuration", "--config")
+
+
+def load_plan(path: Path) -> tuple[Plan, Config]:
+    """The `PLAN` of a plan file, and the configuration that it names beside itself."""
+    plan = load_python(path, "PLAN", Plan, "plan", "--plan")
+    return plan, load_config(path.parent / plan.config)
+
+
+def load_python(path: Path, variable: str, kind: type[Value], called: str, option: str) -> Value:
+    """The value of a type that a Python file sets under a name."""
     known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.py"))) or "none in ./configs"
     if not path.is_file():
-        raise InputError(f"there is no configuration {path}", expected=f"a Python file ({known})", fix="give --config FILE")
+        raise InputError(f"there is no {called} {path}", expected=f"a Python file ({known})", fix=f"give {option} FILE")
     try:
-        config = runpy.run_path(str(path)).get("CONFIG")
+        value = runpy.run_path(str(path)).get(variable)
     except (SyntaxError, TypeError, NameError, AttributeError, ImportError) as error:
         raise InputError(
             f"{path} can't be read: {error}",
-            expected="Python that sets CONFIG = Config(...) with the fields of lattice_jax/config",
+            expected=f"Python that sets {variable} = {kind.__name__}(...) with the fields of lattice_jax/config",
             fix=f"correct {path}",
         ) from error
-    if not isinstance(config, Config):
+    if not isinstance(value, kind):
         raise InputError(
-            f"{path} sets CONFIG to {type(config).__name__}", expected="a lattice_jax.config.Config", fix=f"correct {path}"
+            f"{path} sets {variable} to {type(value).__name__}",
+            expected=f"a {kind.__module__}.{kind.__name__}",
+            fix=f"correct {path}",
         )
-    return config
+    return value
 
 
 def parse_with_config(arguments: type[Arguments], argv: Sequence[str], description: str) -> tuple[Arguments, str]:
@@ -73,12 +99,17 @@ def parse_with_config(arguments: type[Arguments], argv: Sequence[str], descripti
 
 def take_config_path(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The value of `--config FILE`, and all other arguments."""
+    return take_path(argv, "--config")
+
+
+def take_path(argv: Sequence[str], option: str) -> tuple[Path | None, list[str]]:
+    """The value of `OPTION FILE` or `OPTION=FILE`, and all other arguments."""
     rest = list(argv)
     for index, argument in enumerate(rest):
-        if argument == "--config" and index + 1 < len(rest):
+        if argument == option and index + 1 < len(rest):
             return Path(rest[index + 1]), rest[:index] + rest[index + 2 :]
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), rest[:index] + rest[index + 1 :]
+        if argument.startswith(f"{option}="):
+            return Path(argument.removeprefix(f"{option}=")), rest[:index] + rest[index + 1 :]
     return None, rest
 
 

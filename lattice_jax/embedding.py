@@ -20,10 +20,26 @@ from lattice_jax.config import CorpusConfig, TeacherConfig
 from lattice_jax.corpus.readers.entries import Columns
 from lattice_jax.corpus.texts import corpus_texts
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.cache import extract, record_corpus
+from lattice_jax.teachers.cache import extract, open_corpus, record_corpus, recorded_corpora
 from lattice_jax.teachers.shards import MANIFEST
-from lattice_jax.teachers.store import addresses_of, check_directory, read_manifest, unlisted_shards
+from lattice_jax.teachers.store import (
+    Condition,
+    Store,
+    addresses_of,
+    check_directory,
+    open_store,
+    read_manifest,
+    unlisted_shards,
+)
 from lattice_jax.training.monitor import peak_memory_bytes
+
+ARGUMENTS = {
+    "corpus.pairs": "--corpus",
+    "corpus.sentences": "--corpus",
+    "teacher.name": "--teacher",
+    "teacher.cache_directory": "--out",
+}
+"""Setting of a run -> the argument of bin/embed that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,9 @@ class CorpusColumns:
     """Name of the key or column with the questions, in files and directories."""
     answer_column: str = CorpusConfig.answer_column
     """Name of the key or column with the answers."""
+
+    def __post_init__(self):
+        CorpusConfig(question_column=self.question_column, answer_column=self.answer_column)  # refuses what a run refuses
 
     @classmethod
     def of(cls, config: CorpusConfig) -> "CorpusColumns":
@@ -80,38 +99,68 @@ def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, o
 
 
 def check(directory: Path, *, console: Console) -> None:
-    """Read every embedding below a directory and print how its shards are; `InputError` names those that are damaged."""
+    """Read every embedding and every recorded corpus below a directory and print how they are.
+
+    `InputError` names what is damaged, and corpora of which embeddings are missing.
+    """
     stores = find_stores(directory)
     if not stores:
         raise InputError(
             f"{directory} holds no embeddings", expected="a directory that bin/embed wrote", fix="give --check its --out"
         )
-    damaged, whole = [], True
+    damaged, incomplete, listed = [], [], True
     for store in stores:
-        table = Table(title=str(store), title_justify="left")
-        table.add_column("shard", no_wrap=True)
-        table.add_column("rows", justify="right")
-        table.add_column("MB", justify="right")
-        table.add_column("state")
-        for condition in check_directory(store):
-            shard = condition.shard
-            state = condition.damage or ("whole" if condition.listed else f"whole, not in {MANIFEST}: listed by the next run")
-            rows, size = (f"{shard.rows:,}", f"{shard.size / 1e6:,.1f}") if shard else ("?", "?")
-            table.add_row(condition.path.name[:16] + "...", rows, size, state, style="red" if condition.damage else None)
-            if condition.damage:
-                damaged.append(f"{condition.path} {condition.damage}")
-        console.print(table)
-        if read_manifest(store) is None:
-            whole = False
+        conditions = _tell_conditions(store, console)
+        harm = [f"{condition.path} {condition.damage}" for condition in conditions if condition.damage]
+        manifest = read_manifest(store)
+        if manifest is None:
             console.print(f"{store} has no {MANIFEST}: the next run writes it anew", highlight=False, soft_wrap=True)
+        elif not harm and all(condition.listed for condition in conditions):
+            incomplete += _tell_corpora(open_store(store, manifest[0]), console)
+        damaged += harm
+        listed = listed and manifest is not None
     if damaged:
         raise InputError(
             "\n".join(damaged),
             expected="shards as they were written",
             fix=f"delete them and the {MANIFEST} beside them: their embeddings are computed again, the others are listed anew",
         )
-    if whole:
+    if incomplete:
+        raise InputError(
+            "\n".join(incomplete),
+            expected="the order of every corpus as it was written, and the embedding of each of its texts",
+            fix="run bin/embed again with each of these corpora",
+        )
+    if listed:
         console.print("All embeddings are as they were written.")
+
+
+def _tell_conditions(store: Path, console: Console) -> list[Condition]:
+    """How every shard is, printed as a table."""
+    table = Table(title=str(store), title_justify="left")
+    table.add_column("shard", no_wrap=True)
+    table.add_column("rows", justify="right")
+    table.add_column("MB", justify="right")
+    table.add_column("state")
+    conditions = list(check_directory(store))
+    for condition in conditions:
+        shard = condition.shard
+        state = condition.damage or ("whole" if condition.listed else f"whole, not in {MANIFEST}: listed by the next run")
+        rows, size = (f"{shard.rows:,}", f"{shard.size / 1e6:,.1f}") if shard else ("?", "?")
+        table.add_row(condition.path.name[:16] + "...", rows, size, state, style="red" if condition.damage else None)
+    console.print(table)
+    return conditions
+
+
+def _tell_corpora(store: Store, console: Console) -> list[str]:
+    """Prints how many texts every recorded corpus has; returns what is wrong with those that can't be had whole."""
+    wrong = []
+    for name in recorded_corpora(store):
+        try:
+            console.print(f"corpus {name}: {len(open_corpus(store, name)):,} texts, all there", highlight=False)
+        except InputError as error:
+            wrong.append(error.found)
+    return wrong
 
 
 def find_stores(directory: Path) -> list[Path]:

@@ -5,7 +5,7 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +17,24 @@ from jax.sharding import Mesh
 from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
 from lattice_jax.corpus.corpus import Corpus, load_corpus
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
-from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers
+from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
-from lattice_jax.lattice import cell, cube, devices
+from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
-from lattice_jax.teachers.cache import count_cut, embed_texts
+from lattice_jax.lattice.emergence import metrics as emergence
+from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
+from lattice_jax.stacking import Base, Offsets, fit_base, offsets
+from lattice_jax.teachers.cache import extract
+from lattice_jax.training.alerts import DETECTORS
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
 from lattice_jax.training.monitor import Monitor
-from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
+from lattice_jax.training.objectives import answer_from_pool, answer_questions, reproduce_embeddings
 from lattice_jax.training.schedule import make_optimizer
 
 Progress = Callable[[int, int], None]
+OnLook = Callable[[Mapping[str, float]], None]
+"""Told the figures of every look at the validation pairs; may end the training by an exception."""
 
 
 class Material(NamedTuple):
@@ -55,10 +61,9 @@ def gather(config: Config, on_progress: Progress | None = None) -> Material:
     """Load the corpus and embed it, each text once for all runs."""
     corpus = load_corpus(config.corpus)
     texts = [pair.question for pair in corpus.pairs] + [pair.answer for pair in corpus.pairs] + list(corpus.sentences)
-    embeddings = embed_texts(texts, config.teacher, on_progress=on_progress)
-    count = len(corpus.pairs)
-    cut = count_cut(texts, config.teacher)
-    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :], cut)
+    found = extract(texts, config.teacher, on_progress=on_progress)
+    embeddings, count = found.embeddings[:], len(corpus.pairs)
+    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :], found.cut)
 
 
 def make_adapter(config: Config, material: Material) -> Adapter:
@@ -170,20 +175,27 @@ Predict = Callable[..., np.ndarray]
 """(parameters, questions [n, d]) -> predicted answers [n, d], both in the teacher's space."""
 
 
-def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: bool | None = None) -> Predict:
+def make_predictor(
+    config: Config,
+    codec: Codec,
+    mesh: Mesh | None,
+    *,
+    base: Base = Base(),  # noqa: B008, an immutable tuple
+    sampled: bool | None = None,
+) -> Predict:
     """Question embeddings to answer embeddings through the cube, in batches of one size so that it compiles once.
 
-    `sampled` None updates as `lattice.update.evaluation` says.
+    `base` is what the answers are changes of. `sampled` None updates as `lattice.update.evaluation` says.
     """
     if sampled is None:
         sampled = config.lattice.update.evaluation == "sampled"
     size = config.training.batch_size
 
     @jax.jit
-    def answer(parameters: dict, questions: jax.Array, key: jax.Array) -> jax.Array:
+    def answer(parameters: dict, questions: jax.Array, added: Offsets, key: jax.Array) -> jax.Array:
         codes = codec.encode(questions)
         answered = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh, read="output")
-        return codec.decode(answered.vectors)
+        return codec.decode(answered.vectors + added.shift) + added.remainder
 
     def predict(parameters: dict, questions: np.ndarray) -> np.ndarray:
         predicted = []
@@ -191,7 +203,8 @@ def make_predictor(config: Config, codec: Codec, mesh: Mesh | None, *, sampled: 
             batch = questions[start : start + size]
             padded = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            predicted.append(np.asarray(answer(parameters, padded, key))[: len(batch)])
+            added = offsets(codec, padded, None if base.predict is None else base.predict(padded))
+            predicted.append(np.asarray(answer(parameters, padded, added, key))[: len(batch)])
         return np.concatenate(predicted)
 
     return predict
@@ -208,41 +221,91 @@ def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     return devices.place(parameters, config.lattice.grid, mesh)
 
 
-def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, mesh: Mesh | None) -> FitResult:
+def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[int]:
+    """The steps at which `fit` asks for validation figures, from where it starts; of a fresh run before the first step too."""
+    if fresh:
+        yield start
+    while start < config.steps:
+        start = min(config.steps, (start // config.evaluate_every + 1) * config.evaluate_every)
+        yield start
+
+
+def make_observer(config: Config, codec: Codec, questions: np.ndarray) -> Callable[[dict], dict[str, float]]:
+    """Parameters to the cheap emergence metrics of a few questions, as `emergence/<metric>`."""
+    lattice = plain(config.lattice)
+    where = emergence.setting(lattice, config.emergence, config.seed)
+    codes = np.asarray(codec.encode(jnp.asarray(questions[: config.emergence.questions])))
+
+    def observe(parameters: dict) -> dict[str, float]:
+        passes = trajectory(on_one_device(parameters, lattice), codes, lattice)
+        return {f"emergence/{name}": value for name, value in emergence.cheap_values(passes, where).items()}
+
+    return observe
+
+
+def answer_base(config: Config, material: Material) -> Base:
+    """What the cube's answers are changes of, fitted on the training pairs."""
+    return fit_base(material.pairs("train"), material.pairs("validation"), config.answer, seed=config.seed)
+
+
+def fit_cube(
+    config: Config,
+    material: Material,
+    codec: Codec,
+    base: Base,
+    workdir: Path,
+    mesh: Mesh | None,
+    on_look: OnLook | None = None,
+) -> FitResult:
     """Train the cube on the training pairs, from the last checkpoint where the run's folder holds one."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
     train, validation = material.pairs("train"), material.pairs("validation")
-    predict = make_predictor(config, codec, mesh)
-
+    predict = make_predictor(config, codec, mesh, base=base)
+    observe = make_observer(config, codec, validation.questions)
+    added = offsets(codec, train.questions, base.cross_fitted)
     select_by = config.training.select_by
 
     def validate(parameters: dict) -> dict[str, float]:
         looked_at = {"validation": validation} | ({"training": train} if select_by == "training" else {})
         figures = {}
         for side, pairs in looked_at.items():
-            measures = measure(predict(parameters, pairs.questions), pairs.answers, bootstrap_samples=2)
+            predicted = predict(parameters, pairs.questions)
+            measures = measure(predicted, pairs.answers, bootstrap_samples=2)
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
+            if side == "validation":
+                figures["validation_spread"] = relative_spread(predicted, pairs.answers)
+        if config.emergence.due(next(looks), config.training):
+            figures |= observe(parameters)
+        if on_look:
+            on_look(figures)
         return figures
 
-    start = start_or_continue(
-        checkpoints, lambda: initial_state(initial_parameters(config, mesh), optimizer), jax.random.key(config.seed)
-    )
+    from_pool = config.pool.size > 0
+
+    def fresh() -> TrainState:
+        memory = pool.create(config.lattice, config.pool.size) if from_pool else None
+        return initial_state(initial_parameters(config, mesh), optimizer, memory)
+
+    start = start_or_continue(checkpoints, fresh, jax.random.key(config.seed))
+    looks = look_steps(config.training, int(start.state.step), fresh=start.best.step is None)
     with Monitor(
         workdir,
         steps=config.training.steps,
         batch_size=config.training.batch_size,
         print_every=config.training.evaluate_every,
         resume_step=start.rows_kept,
+        detectors=DETECTORS,
     ) as monitor:
         return fit(
             start.state,
-            objective=answer_questions(codec, config, mesh),
+            objective=(answer_from_pool if from_pool else answer_questions)(codec, config, mesh, jnp.asarray(train.answers)),
             optimizer=optimizer,
             data={
                 "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
                 "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
                 "answer": train.answers,
+                **added._asdict(),
             },
             config=config.training,
             key=start.key,
@@ -251,6 +314,7 @@ def fit_cube(config: Config, material: Material, codec: Codec, workdir: Path, me
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
+            gradient_metrics=cube.gradient_norms,
         )
 
 
@@ -272,13 +336,21 @@ class Judgement(NamedTuple):
 
 
 def judge_run(
-    config: Config, material: Material, codec: Codec, parameters: dict, mesh: Mesh | None, operations: float
+    config: Config, material: Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None, operations: float
 ) -> Judgement:
     """Measure the cube and every baseline on the held-out pairs, and the same on the training pairs."""
     train, held_out = material.pairs("train"), material.pairs("held_out")
     settings = config.evaluation
-    baselines = fit_baselines(train, material.pairs("validation"), operation_budget=operations, seed=config.seed)
-    predict = {mode: make_predictor(config, codec, mesh, sampled=mode == "sampled") for mode in ("expected", "sampled")}
+    baselines = fit_baselines(
+        train,
+        material.pairs("validation"),
+        parameters=cube.parameter_counts(config.lattice)["total"],
+        operation_budget=operations,
+        seed=config.seed,
+    )
+    predict = {
+        mode: make_predictor(config, codec, mesh, base=base, sampled=mode == "sampled") for mode in ("expected", "sampled")
+    }
     answered = {mode: predict_in(parameters, held_out.questions) for mode, predict_in in predict.items()}
     configured = config.lattice.update.evaluation
     lattice = BothSides(predict[configured](parameters, train.questions), answered[configured])

@@ -1,22 +1,26 @@
 """What a person starts: a run trained and judged, judged again, or asked.
 
 Contract: each function works on a run's folder and tells a console what it does. The folder holds `config.json`,
-`metrics.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files and plots.
+`metrics.jsonl`, `alerts.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files, plots
+and `report.html`.
 """
 
 import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import experiment
+from lattice_jax import endurance, experiment, observation
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -25,7 +29,9 @@ from lattice_jax.evaluation import plots
 from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
-from lattice_jax.teachers.cache import embed_texts
+from lattice_jax.lattice.adapter import Codec
+from lattice_jax.stacking import Base
+from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
@@ -74,13 +80,20 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
     )
     console.print("Training the cube")
     with _timed(seconds, "training"):
-        result = experiment.fit_cube(config, material, codec, workdir, mesh)
+        base = experiment.answer_base(config, material)
+        result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
     if result.interrupted:
         console.print(f"Saved at step {result.step}; go on with --resume --workdir {workdir}")
         raise KeyboardInterrupt
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
-        judgement = experiment.judge_run(config, material, codec, result.params, mesh, operations)
+        judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations)
+        endured = _endurance_figures(config, material, codec, base, result.params, mesh)
+    emergence = {}
+    if config.emergence.at_end:
+        console.print("Observing the cube")
+        with _timed(seconds, "observation"), console.status("measuring emergence and its null models"):
+            emergence = _observe(config, material, codec, result.params, workdir)
     seconds["total"] = time.perf_counter() - start
     rows = read_metrics(workdir / METRICS)
     figures = _run_figures(config, material, result, operations, seconds)
@@ -88,11 +101,13 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         **_verdict_figures(judgement),
         **adapter_figures,
         **figures,
+        **endured,
+        **emergence,
         "samples_per_second": median_samples_per_second(rows),
     }
     _write_summary(summary, workdir)
     _draw(summary, rows, workdir, console)
-    _tell(judgement, console)
+    _tell(judgement, summary, console)
     console.print(
         f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}"
     )
@@ -102,13 +117,15 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
 
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
-    config, material, codec, parameters, mesh = _load(workdir, console)
-    summary = _read_summary(workdir)
-    judgement = experiment.judge_run(config, material, codec, parameters, mesh, summary["training_operations"])
-    summary |= _verdict_figures(judgement)
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
+    summary = read_summary(workdir)
+    judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
+    summary |= _verdict_figures(judgement) | _endurance_figures(config, material, codec, base, parameters, mesh)
+    if config.emergence.at_end:
+        summary |= _observe(config, material, codec, parameters, workdir)
     _write_summary(summary, workdir)
     _draw(summary, read_metrics(workdir / METRICS), workdir, console)
-    _tell(judgement, console)
+    _tell(judgement, summary, console)
     return summary
 
 
@@ -116,9 +133,11 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     """The known answers that lie nearest to what the cube says to a question of any wording, with their similarities."""
     if not question.strip():
         raise InputError("the question is empty", expected="some text", fix="give the question in quotation marks")
-    config, material, codec, parameters, mesh = _load(workdir, console)
-    embedded = embed_texts([question], config.teacher)
-    predicted = experiment.make_predictor(config, codec, mesh)(parameters, embedded)
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
+    embedded, cut = embed_question(question, config.teacher)
+    if cut:
+        console.print("The question is longer than the teacher reads; its end is left out")
+    predicted = experiment.make_predictor(config, codec, mesh, base=base)(parameters, embedded)
     indices, similarities = nearest_answers(predicted, material.answers, count)
     found = [
         (material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)
@@ -126,6 +145,58 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     for answer, similarity in found:
         console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
     return found
+
+
+class Trained(NamedTuple):
+    """A trained run as a function."""
+
+    config: Config
+    material: experiment.Material
+    predict: Callable[[np.ndarray], np.ndarray]
+    """Questions [n, d] to answers [n, d], both in the teacher's space."""
+
+
+def load_trained(workdir: Path, *, console: Console) -> Trained:
+    """The best parameters of a run, ready to be asked about any questions."""
+    config, material, codec, base, parameters, mesh = _load(workdir, console)
+    predict = experiment.make_predictor(config, codec, mesh, base=base)
+    return Trained(config, material, lambda questions: predict(parameters, questions))
+
+
+def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch: int | None, console: Console) -> Path:
+    """Writes the report of one run or the comparison of several, and returns its path.
+
+    With `watch`, again every so many seconds as long as a run that has not ended records more; `png` takes the figures too.
+    """
+    if not folders:
+        raise InputError("no run was named", expected="one folder of a run or several", fix="try bin/report runs/phase3")
+    if watch is not None and watch < 1:
+        raise InputError(f"--interval is {watch}", expected="1 second or more", fix="give a larger one")
+    page = _report_page()
+    path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
+    panels, ended = page.write_page(folders, path, refresh=watch)
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    while watch is not None and not ended:
+        time.sleep(watch)
+        panels, ended = page.write_page(folders, path, refresh=watch)
+    for picture in page.export_png(panels, png) if png else []:
+        console.print(f"Figure: {picture}", highlight=False, soft_wrap=True)
+    return path
+
+
+def _report_page():
+    """The room that needs the packages of the extra 'evaluation', which a run does without."""
+    try:
+        from lattice_jax.evaluation.report import page
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
+        raise InputError(
+            f"{error.name} isn't installed",
+            expected="jinja2 and matplotlib for the report",
+            fix="pip install -e '.[evaluation]'",
+        ) from error
+    return page
 
 
 @contextmanager
@@ -151,13 +222,14 @@ def _gather(config: Config, console: Console) -> experiment.Material:
 
 
 def _load(workdir: Path, console: Console):
-    """All of a trained run: settings, texts, adapter, best parameters, devices."""
+    """All of a trained run: settings, texts, adapter, what answers are changes of, best parameters, devices."""
     config = use_devices(read_config_record(workdir))
     mesh = devices.cell_mesh(config.lattice)
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
-    return config, material, experiment.load_adapter(config, material, workdir), parameters, mesh
+    codec, base = experiment.load_adapter(config, material, workdir), experiment.answer_base(config, material)
+    return config, material, codec, base, parameters, mesh
 
 
 def _run_figures(
@@ -197,7 +269,21 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
     return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
 
 
-def _read_summary(workdir: Path) -> dict:
+def _endurance_figures(
+    config: Config, material: experiment.Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None
+) -> dict[str, dict]:
+    """How answers last, where it is asked for."""
+    if not config.pool.questions:
+        return {}
+    return endurance.measure_endurance(config, codec, base, parameters, mesh, material.pairs("held_out"))
+
+
+def _observe(config: Config, material: experiment.Material, codec: Codec, parameters: dict, workdir: Path) -> dict:
+    return {"emergence": observation.observe_run(config, material, codec, parameters, workdir)}
+
+
+def read_summary(workdir: Path) -> dict:
+    """The figures of a run that has ended."""
     path = workdir / SUMMARY
     if not path.is_file():
         raise InputError(
@@ -213,8 +299,9 @@ def _write_summary(summary: dict, workdir: Path) -> None:
 
 
 def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> None:
-    """Plots, where the package for them is installed."""
+    """Plots and the report, where the packages for them are installed; TensorBoard gets the report's figures too."""
     try:
+        page = _report_page()
         plots.plot_verdict(summary, workdir / "verdict.png")
         plots.plot_learning(
             rows,
@@ -225,12 +312,15 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
                 if "validation_similarity" in row
             },
         )
+        panels, _ = page.write_page([workdir], workdir / page.REPORT)
+        page.show_in_tensorboard(panels, workdir, summary["steps"])
+        console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True)
     except InputError as error:
         console.print(f"[dim]No plots: {error}[/]")
 
 
-def _tell(judgement: experiment.Judgement, console: Console) -> None:
-    """The table, and samples to read."""
+def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:
+    """Samples to read, what emerged where it was observed, and the verdict."""
     console.print()
     for number, sample in enumerate(judgement.samples, start=1):
         best = sample["nearest"][0]
@@ -238,4 +328,7 @@ def _tell(judgement: experiment.Judgement, console: Console) -> None:
         console.print(f"[bold]{number}. {sample['question']}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
         console.print(f"   {best['answer'][:160]}", highlight=False, overflow="ellipsis", no_wrap=True, markup=False)
     console.print()
+    if "emergence" in summary:
+        console.print(observation.render(summary["emergence"]))
+        console.print()
     console.print(render(judgement.verdict))

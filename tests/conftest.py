@@ -6,6 +6,7 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook(
     [
         "lattice_jax.lattice.cell",
+        "lattice_jax.lattice.emergence",
         "lattice_jax.lattice.grid",
         "lattice_jax.lattice.propagate",
         "lattice_jax.lattice.step",

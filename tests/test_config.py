@@ -11,11 +11,13 @@ from lattice_jax.config import (
     CellConfig,
     Config,
     CorpusConfig,
+    EmergenceConfig,
     EvaluationConfig,
     GridConfig,
     LatticeConfig,
     LossConfig,
     OptimizerConfig,
+    PoolConfig,
     TeacherConfig,
     TrainingConfig,
     UpdateConfig,
@@ -99,6 +101,27 @@ BAD = [
     (EvaluationConfig, "evaluation", "bootstrap_samples", 99),
     (EvaluationConfig, "evaluation", "confidence", 1.0),
     (EvaluationConfig, "evaluation", "sample_questions", 0),
+    (EmergenceConfig, "emergence", "every", -1),
+    (EmergenceConfig, "emergence", "at_end", 1),
+    (EmergenceConfig, "emergence", "questions", 1),
+    (EmergenceConfig, "emergence", "probe_questions", 5),
+    (EmergenceConfig, "emergence", "topics", 1),
+    (EmergenceConfig, "emergence", "clusters", 1),
+    (EmergenceConfig, "emergence", "untrained_cubes", 1),
+    (EmergenceConfig, "emergence", "shuffles", 1),
+    (EmergenceConfig, "emergence", "ablation_block", 0),
+    (EmergenceConfig, "emergence", "exponent_steps", 0),
+    (PoolConfig, "pool", "size", -1),
+    (PoolConfig, "pool", "reseed_share", 1.1),
+    (PoolConfig, "pool", "damage_share", -0.1),
+    (PoolConfig, "pool", "damage", "pyramid"),
+    (PoolConfig, "pool", "minimum_steps", -1),
+    (PoolConfig, "pool", "maximum_steps", -1),
+    (PoolConfig, "pool", "collapse_distance", -0.1),
+    (PoolConfig, "pool", "collapse_rank", 0.5),
+    (PoolConfig, "pool", "questions", 1),
+    (PoolConfig, "pool", "rounds", 0),
+    (PoolConfig, "pool", "recovery_questions", 0),
 ]
 
 
@@ -123,6 +146,8 @@ ROOMS = {
     OptimizerConfig: "optimizer.",
     TrainingConfig: "training.",
     EvaluationConfig: "evaluation.",
+    EmergenceConfig: "emergence.",
+    PoolConfig: "pool.",
     Config: "",
 }
 FIELDS = [(room, f"{path}{entry.name}", entry.name) for room, path in ROOMS.items() for entry in dataclasses.fields(room)]
@@ -169,6 +194,38 @@ def test_faces_of_different_sizes_are_refused():
         Config(lattice=cube)
     assert "225" in refusal.value.expected
     assert "165" in refusal.value.expected
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(0, []), (1, [0, 10, 20, 30, 40, 45]), (20, [0, 20, 40, 45]), (25, [0, 30, 45]), (100, [0, 45])]
+)
+def test_emergence_is_measured_at_the_first_look_after_every_multiple(every, expected):
+    training = TrainingConfig(steps=45, evaluate_every=10)
+    looks = (0, 10, 20, 30, 40, 45)
+    assert [look for look in looks if EmergenceConfig(every=every).due(look, training)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "fields"),
+    [
+        ("size", "training.batch_size = 16", {"pool": PoolConfig(size=15)}),
+        ("size", "2 or more samples at once", {"pool": PoolConfig(size=64), "training": TrainingConfig(micro_batch=1)}),
+        ("maximum_steps", "lattice.steps = 16", {"pool": PoolConfig(maximum_steps=17)}),
+        ("minimum_steps", "between 16", {"pool": PoolConfig(minimum_steps=15)}),
+        ("minimum_steps", "the most steps of a pass, 17", {"pool": PoolConfig(minimum_steps=18, maximum_steps=17)}),
+    ],
+)
+def test_a_pool_that_does_not_fit_the_run_is_refused(name, expected, fields):
+    steps = 16 if name != "minimum_steps" or "16" in expected else 20
+    with pytest.raises(InputError) as refusal:
+        Config(lattice=LatticeConfig(steps=steps), **fields)
+    assert refusal.value.found.startswith(f"pool.{name} is ")
+    assert expected in refusal.value.expected
+
+
+def test_a_pass_has_the_lattices_steps_unless_the_pool_says_otherwise():
+    assert Config().horizons() == (16, 16)
+    assert Config(lattice=LatticeConfig(steps=20), pool=PoolConfig(minimum_steps=17)).horizons() == (17, 20)
 
 
 # Steps

@@ -19,12 +19,19 @@ def test_none_is_no_sentence():
 
 def test_text_file_gives_its_lines(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_bytes("  One sentence. \r\n\nNa\u00efve \u2028 second one.\n".encode())
+    path.write_bytes("  One sentence. \r\nNa\u00efve \u2028 second one.\n".encode())
     assert load_sentences(str(path)) == ("One sentence.", "Na\u00efve \u2028 second one.")
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"fine\n\n\xff bad\n", "line 3 .* is not UTF-8"), (b" \n\n", "holds no text")]
+    ("content", "message"),
+    [
+        (b"fine\n\xff bad\n", "line 2 .* is not UTF-8"),
+        (b" \n\n", "holds no text"),
+        (b"One.\r\n\r\nTwo.", "line 2 .* is blank: an empty text"),
+        (b"One.\n\n", "line 2 .* is blank"),
+        ("One.\n\u200b\u3000\n".encode(), "line 2 .* is blank"),
+    ],
 )
 def test_bad_text_file_is_refused(tmp_path, content, message):
     path = tmp_path / "text.txt"

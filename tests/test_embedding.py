@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import SMOKE, finish, run_here, start
+from teacher_directory import make_teacher
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.corpus.texts import corpus_texts
-from lattice_jax.teachers.cache import embed_texts, open_corpus, teacher_store
+from lattice_jax.teachers.cache import extract, open_corpus, teacher_store
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.shards import MANIFEST
 
@@ -48,7 +49,7 @@ def test_the_embeddings_of_a_corpus_are_found_in_its_order(made):
 def test_a_run_takes_the_embeddings_from_there(made):
     config = TeacherConfig(name="minilm", cache_directory=str(made))
     computed = []
-    embed_texts(corpus_texts("ten"), config, on_progress=lambda done, total: computed.append(done))
+    extract(corpus_texts("ten"), config, on_progress=lambda done, total: computed.append(done))
     assert computed == []
 
 
@@ -71,6 +72,14 @@ def test_columns_of_other_names_are_read(program, tmp_path):
     printed = program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", *named)
     assert "different ones) 4 (4)" in printed
     assert "corpus.question_column" in program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", code=2)
+    (tmp_path / "config.py").write_text(
+        "from lattice_jax.config import Config, CorpusConfig\n"
+        "CONFIG = Config(corpus=CorpusConfig(question_column='Frage', answer_column='Antwort'))\n"
+    )
+    printed = program("--config", "config.py", "--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out")
+    assert "different ones) 4 (4)" in printed
+    same = ("--config.corpus.question-column", "Frage", "--config.corpus.answer-column", "Frage")
+    assert "another column than" in program("--teacher", "minilm", "--corpus", "pairs.csv", "--out", "out", *same, code=2)
 
 
 def test_the_teacher_of_a_configuration_is_taken(program):
@@ -83,6 +92,7 @@ def test_whole_embeddings_pass_the_check(program, made):
     for directory in (made, teacher_store(MINILM, made).directory):
         printed = program("--check", directory)
         assert "20 │ 0.0 │ whole" in printed
+        assert "corpus ten: 20 texts, all there" in printed
         assert "as they were written" in printed
 
 
@@ -112,6 +122,20 @@ def test_a_damaged_shard_does_not_pass_the_check(program, tmp_path, damage):
     assert "as they were written." not in printed
 
 
+@pytest.mark.parametrize("damage", ["altered", "truncated"])
+def test_a_damaged_order_of_texts_does_not_pass_the_check(program, tmp_path, damage):
+    program("--teacher", "minilm", "--corpus", "ten", "--out", "out")
+    path = teacher_store(MINILM, tmp_path / "out").directory / "corpora" / "ten.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content if damage == "altered" else content[:-1])
+    printed = program("--check", "out", code=2)
+    assert str(path.relative_to(tmp_path)) in printed
+    assert "as they were written." not in printed
+    program("--teacher", "minilm", "--corpus", "ten", "--out", "out")
+    assert "as they were written." in program("--check", "out")
+
+
 def test_what_cant_be_done_is_refused(program, tmp_path):
     assert "no corpus was named" in program(code=2)
     assert "there is no teacher 'gpt'" in program("--teacher", "gpt", "--corpus", "ten", code=2)
@@ -122,3 +146,34 @@ def test_what_cant_be_done_is_refused(program, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / MANIFEST).write_text("{")
     assert "manifest.json can't be read" in program("--check", "store", code=2)
+
+
+def test_messages_name_the_arguments_of_this_program(program, tmp_path):
+    for name in ("no-such-corpus", "no-such-file.txt", "wordnet:many"):
+        told = program("--teacher", "minilm", "--corpus", name, code=2)
+        assert f"--corpus is '{name}'" in told
+        assert "fix: set --corpus" in told
+    told = program("--teacher", "gpt", "--corpus", "ten", code=2)
+    assert "fix: set --teacher to one of these" in told
+    (tmp_path / "corpus.pairs").write_text('{"question": "teacher.name"}\n')
+    told = program("--teacher", "minilm", "--corpus", "corpus.pairs", code=2)
+    assert "line 1 of 'corpus.pairs' has no 'answer'" in told, "a person's own names stay"
+    assert "or set --corpus to another file" in told
+    (tmp_path / "file").write_text("in the way")
+    assert "set --out to one" in program("--teacher", "minilm", "--corpus", "ten", "--out", "file", code=2)
+
+
+def test_a_blank_line_is_refused_as_an_empty_text(program, tmp_path):
+    (tmp_path / "sentences.txt").write_text("A short sentence.\n \nAnother one.\n")
+    told = program("--teacher", "minilm", "--corpus", "sentences.txt", "--out", "out", code=2)
+    assert "line 2 of 'sentences.txt' is blank: an empty text" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ['{"model": {"vocab": {"a": 0}}}', '{"model": {"type": "BPE", "vocab": [1]}}', "{", "[]"])
+def test_a_broken_tokenizer_is_told_in_one_message(program, tmp_path, content):
+    directory = make_teacher(tmp_path / "teacher")
+    (directory / "tokenizer.json").write_text(content)
+    told = program("--teacher", directory, "--corpus", "ten", "--out", "out", code=2)
+    assert f"{directory / 'tokenizer.json'}" in told
+    assert told.count("error:") == 1

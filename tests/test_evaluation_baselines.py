@@ -8,8 +8,11 @@ import pytest
 
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import baselines as module
-from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, ridge_solver, shuffled
+from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, fit_ridge, ridge_solver, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity
+
+SIZE = 200_000
+"""Parameters of the lattice that the MLP of equal size is made for."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def divided() -> tuple[Pairs, Pairs, Pairs]:
 
 @pytest.fixture(scope="module")
 def fitted(divided) -> dict[str, Baseline]:
-    return fit_baselines(divided[0], divided[1], operation_budget=1e12)
+    return fit_baselines(divided[0], divided[1], parameters=SIZE, operation_budget=1e12)
 
 
 def similarity(baseline: Baseline, pairs: Pairs) -> float:
@@ -32,7 +35,7 @@ def similarity(baseline: Baseline, pairs: Pairs) -> float:
 
 
 def test_every_baseline_is_there_in_order_and_answers_any_questions(divided, fitted):
-    assert list(fitted) == ["question", "mean_answer", "ridge", "residual_ridge", "mlp"]
+    assert list(fitted) == ["question", "mean_answer", "ridge", "residual_ridge", "shared_ridge", "mlp", "mlp_equal"]
     for name, baseline in fitted.items():
         assert baseline.name == name
         for pairs in divided:
@@ -83,13 +86,25 @@ def test_residual_ridge_adds_the_predicted_difference_to_the_question(divided, f
     np.testing.assert_allclose(fitted["residual_ridge"].predict(held_out.questions), expected, atol=1e-9)
 
 
+def test_shared_ridge_adds_to_the_share_that_validation_chooses(divided, fitted):
+    train, validation, held_out = divided
+    share, penalty = (fitted["shared_ridge"].choices[name] for name in ("share", "penalty"))
+    added = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
+    expected = share * held_out.questions + added(penalty)(held_out.questions)
+    np.testing.assert_allclose(fitted["shared_ridge"].predict(held_out.questions), expected, atol=1e-9)
+    for other in module.SHARES:
+        predicted = fit_ridge(train, penalty, share=other)(validation.questions)
+        assert cosine_similarity(predicted, validation.answers).mean() <= fitted["shared_ridge"].validation_similarity + 1e-9
+
+
 def test_validation_pairs_choose_and_are_never_fitted(divided, monkeypatch):
     train, validation, held_out = divided
     others = Pairs(validation.questions[::-1], -validation.answers)
     # With one penalty and no epochs there is nothing left to choose but the MLP's form.
     monkeypatch.setattr(module, "PENALTIES", np.array([1.0]))
-    one, two = (fit_baselines(train, chosen_on, operation_budget=0) for chosen_on in (validation, others))
-    for name in ("question", "mean_answer", "ridge", "residual_ridge"):
+    monkeypatch.setattr(module, "SHARES", (0.5,))
+    one, two = (fit_baselines(train, chosen_on, parameters=SIZE, operation_budget=0) for chosen_on in (validation, others))
+    for name in ("question", "mean_answer", "ridge", "residual_ridge", "shared_ridge"):
         np.testing.assert_array_equal(one[name].predict(held_out.questions), two[name].predict(held_out.questions))
     assert one["ridge"].validation_similarity > 0 > two["ridge"].validation_similarity
 
@@ -109,7 +124,7 @@ def test_the_linear_and_learned_baselines_beat_the_trivial_ones_on_held_out_pair
 
 def test_the_mlp_fits_its_training_pairs(divided):
     train, _, _ = divided
-    mlp = fit_baselines(train, train, operation_budget=1e12)["mlp"]
+    mlp = fit_baselines(train, train, parameters=SIZE, operation_budget=1e12)["mlp"]
     assert similarity(mlp, train) > 0.9
 
 
@@ -120,24 +135,43 @@ def test_the_mlp_stops_early_and_keeps_its_best_epoch(divided, fitted):
     assert choices["parameters"] == 2 * 384 * 512 + 512 * 512 + 2 * 512 + 384
 
 
+@pytest.mark.parametrize("parameters", [1, 5_000, 200_000, 61_800_000])
+def test_the_mlp_of_equal_size_has_as_many_parameters(parameters):
+    width = module.width_for(parameters, 384)
+
+    def count(hidden: int) -> int:
+        return 2 * 384 * hidden + hidden**2 + 2 * hidden + 384
+
+    assert width == 1 or abs(count(width) - parameters) <= min(abs(count(w) - parameters) for w in (width - 1, width + 1))
+
+
+def test_the_mlp_of_equal_size_has_the_form_that_the_smaller_one_chose(fitted):
+    assert fitted["mlp_equal"].choices["form"] == fitted["mlp"].choices["form"]
+    assert fitted["mlp_equal"].choices["parameters"] == pytest.approx(SIZE, rel=0.01)
+
+
+def test_patience_is_in_epochs_for_small_sets_and_in_samples_for_large_ones():
+    assert [module.patience(pairs) for pairs in (60, 600, 2_000, 16_000)] == [30, 30, 10, 3]
+
+
 @pytest.mark.parametrize("epochs", [0.9, 1, 2.5])
 def test_the_mlp_spends_no_more_operations_than_it_may(divided, epochs):
     train, validation, _ = divided
     # 60 pairs in batches of 32: one batch an epoch; each of two forms has half the budget.
     epoch = 6 * (2 * 384 * 512 + 512 * 512 + 2 * 512 + 384) * 32
-    choices = fit_baselines(train, validation, operation_budget=2 * epochs * epoch)["mlp"].choices
+    choices = fit_baselines(train, validation, parameters=SIZE, operation_budget=2 * epochs * epoch)["mlp"].choices
     assert choices["epochs"] == int(epochs)
     assert choices["operations"] == 2 * int(epochs) * epoch <= 2 * epochs * epoch
 
 
 def test_the_mlp_stops_at_the_last_epoch_allowed(divided):
-    choices = fit_baselines(divided[0], divided[1], operation_budget=1e15, maximum_epochs=3)["mlp"].choices
+    choices = fit_baselines(divided[0], divided[1], parameters=SIZE, operation_budget=1e15, maximum_epochs=3)["mlp"].choices
     assert choices["epochs"] == 3
 
 
 def test_an_untrained_mlp_predicts_the_mean_of_what_its_base_lacks(divided):
     train, validation, held_out = divided
-    mlp = fit_baselines(train, validation, operation_budget=0)["mlp"]
+    mlp = fit_baselines(train, validation, parameters=SIZE, operation_budget=0)["mlp"]
     assert mlp.choices["form"] == "residual"
     expected = held_out.questions + (train.answers - train.questions).mean(axis=0)
     np.testing.assert_allclose(mlp.predict(held_out.questions), expected, atol=1e-6)
@@ -145,9 +179,9 @@ def test_an_untrained_mlp_predicts_the_mean_of_what_its_base_lacks(divided):
 
 def test_one_seed_gives_one_mlp(divided, fitted):
     train, validation, held_out = divided
-    again = fit_baselines(train, validation, operation_budget=1e12)["mlp"]
+    again = fit_baselines(train, validation, parameters=SIZE, operation_budget=1e12)["mlp"]
     np.testing.assert_array_equal(again.predict(held_out.questions), fitted["mlp"].predict(held_out.questions))
-    other = fit_baselines(train, validation, operation_budget=1e12, seed=1)["mlp"]
+    other = fit_baselines(train, validation, parameters=SIZE, operation_budget=1e12, seed=1)["mlp"]
     assert np.abs(other.predict(held_out.questions) - fitted["mlp"].predict(held_out.questions)).max() > 1e-3
 
 
@@ -157,7 +191,7 @@ def test_training_embeddings_without_direction_are_refused(divided, bad):
     answers = train.answers.copy()
     answers[7] = bad
     with pytest.raises(InputError, match="the training answers are zero or not finite"):
-        fit_baselines(Pairs(train.questions, answers), validation, operation_budget=0)
+        fit_baselines(Pairs(train.questions, answers), validation, parameters=SIZE, operation_budget=0)
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 5, 40])

@@ -7,7 +7,15 @@ import pytest
 
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import similarity as module
-from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, paired_difference, ranks, score_pairs
+from lattice_jax.evaluation.similarity import (
+    cosine_similarity,
+    measure,
+    nearest_answers,
+    paired_difference,
+    ranks,
+    relative_spread,
+    score_pairs,
+)
 
 
 def drawn(rows: int, seed: int = 0, width: int = 6) -> np.ndarray:
@@ -156,3 +164,14 @@ def test_a_row_without_direction_is_refused_by_name(function, which, bad):
         InputError, match=r"1 of 4 rows of the (predictions|answers) are zero or not finite \(the first is row 2\)"
     ):
         function(*arrays)
+
+
+def test_spread_is_the_variance_of_directions_beside_that_of_the_answers():
+    answers = drawn(50)
+    units = answers / np.linalg.norm(answers, axis=1, keepdims=True)
+    assert relative_spread(3 * answers, answers) == pytest.approx(1)
+    assert relative_spread(np.tile(units.mean(axis=0), (50, 1)), answers) == pytest.approx(0, abs=1e-12)
+    halves = relative_spread(np.concatenate([units, -units]), np.concatenate([units, units]))
+    assert halves == pytest.approx(1 / (1 - np.sum(units.mean(axis=0) ** 2)))
+    with pytest.raises(InputError, match="all the answers are alike"):
+        relative_spread(answers, np.ones((50, 6)))

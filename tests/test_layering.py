@@ -12,7 +12,19 @@ HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
 GROUND = {"errors", "config"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
-JOINING = {"commandline", "embedding", "experiment", "run"}
+JOINING = {
+    "commandline",
+    "embedding",
+    "endurance",
+    "ensemble",
+    "experiment",
+    "observation",
+    "plan",
+    "run",
+    "stacking",
+    "sweep",
+    "trial",
+}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -24,9 +36,16 @@ MAY_IMPORT = {
     "evaluation": {*GROUND, "training", "evaluation"},
     "commandline": {*GROUND, *WINGS},
     "embedding": {*GROUND, *WINGS, "commandline"},
-    "experiment": {*GROUND, *WINGS, "commandline"},
-    "run": {*GROUND, *WINGS, "commandline", "embedding", "experiment"},
-    "bin": {"run", "embedding", "commandline", "config", "errors"},
+    "stacking": {*GROUND, "lattice", "evaluation"},
+    "endurance": {*GROUND, *WINGS, "stacking"},
+    "experiment": {*GROUND, *WINGS, "commandline", "stacking"},
+    "observation": {*GROUND, *WINGS, "experiment"},
+    "run": {*GROUND, *WINGS, "commandline", "embedding", "endurance", "experiment", "observation", "stacking"},
+    "trial": {*GROUND, *WINGS, "commandline", "embedding", "experiment", "stacking"},
+    "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
+    "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
+    "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "run"},
+    "bin": {"run", "embedding", "ensemble", "plan", "sweep", "commandline", "config", "errors"},
     "configs": {"config"},
 }
 
@@ -131,6 +150,7 @@ def test_every_room_has_its_arrows():
         ("training", "from lattice_jax import commandline", {"commandline"}),
         ("lattice", "import lattice_jax", {"*"}),
         ("experiment", "from lattice_jax import run", {"run"}),
+        ("experiment", "from lattice_jax import observation", {"observation"}),
         ("bin", "from lattice_jax.lattice import cube", {"lattice"}),
         ("bin", "from lattice_jax import experiment", {"experiment"}),
         ("embedding", "from lattice_jax import run", {"run"}),

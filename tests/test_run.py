@@ -38,7 +38,9 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints"} <= {entry.name for entry in whole.iterdir()}
+    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
+        entry.name for entry in whole.iterdir()
+    }
     assert list(whole.glob("events*"))
     found = summary(whole)
     for name in ("question", "mean_answer", "ridge", "residual_ridge", "mlp", "shuffled"):
@@ -76,6 +78,36 @@ def test_losses_are_logged_raw_and_weighted(whole):
     assert row["loss"] == pytest.approx(sum(weighted), rel=1e-6)
 
 
+def test_what_emerged_is_held_against_its_null_models(whole):
+    found = summary(whole)["emergence"]
+    assert {"morans_i", "topic_selectivity", "answer_read", "front_speed", "lyapunov_exponent"} <= found.keys()
+    for row in found.values():
+        assert {"value", "null", "null_deviation", "z", "null_model", "definition", "range"} <= row.keys()
+    assert 0 < found["front_speed"]["value"] <= 1
+    stored = np.load(whole / "emergence.npz")
+    passes = stored["activity"]
+    assert passes.shape == stored["change"].shape == (8, 7, 4, 15, 15)
+    assert np.all(passes[:, 0, 0] > 0), "the input is on the front face from the start"
+    assert not passes[:, 0, 1:].any(), "and nowhere else"
+    assert passes[:, -1].min() > 0
+    assert len(stored["questions"]) == 8
+    assert stored["topic"].max() < len(stored["topics"])
+    for name in ("selectivity", "topic", "influence_gradient", "influence_ablation"):
+        assert stored[name].shape == (4, 15, 15)
+    for name in ("question_read", "answer_read", "question_read_null", "answer_read_null"):
+        assert stored[name].shape == (7, 4)
+    assert stored["perturbation"].shape == (7,)
+    assert stored["layer_similarity"].shape == (4, 4)
+    assert stored["question_read"][0, 0] > 0.2, "the code lies in the open on the front face"
+    assert not stored["question_read"][0, 1:].any(), "and nowhere else"
+
+
+def test_emergence_is_followed_while_the_cube_learns(whole):
+    followed = {row["step"]: row["emergence/front_speed"] for row in metrics(whole) if "emergence/front_speed" in row}
+    assert list(followed) == [0, 12]
+    assert followed[0] != followed[12]
+
+
 def test_one_seed_gives_identical_metrics(whole, tmp_path):
     finish(train(tmp_path / "again"))
     assert metrics(tmp_path / "again") == metrics(whole)
@@ -100,9 +132,10 @@ def test_evaluate_repeats_the_verdict(whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "copy")
     monkeypatch.chdir(Path(SMOKE).parent.parent)
     assert run_here(monkeypatch, "evaluate", "--workdir", tmp_path / "copy") == 0
-    assert summary(tmp_path / "copy")["held_out"]["similarity"] == pytest.approx(
-        summary(whole)["held_out"]["similarity"], abs=1e-5
-    )
+    again, first = summary(tmp_path / "copy"), summary(whole)
+    assert again["held_out"]["similarity"] == pytest.approx(first["held_out"]["similarity"], abs=1e-5)
+    for name, row in first["emergence"].items():
+        assert again["emergence"][name]["value"] == pytest.approx(row["value"], abs=1e-4), name
 
 
 def test_ask_shows_known_answers(whole, monkeypatch, capsys):

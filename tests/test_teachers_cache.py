@@ -1,5 +1,6 @@
 """The embedding cache: computes what is missing and nothing else, through kills, damage and company."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -16,14 +17,7 @@ import pytest
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers import cache, settings
-from lattice_jax.teachers.cache import (
-    count_cut,
-    embed_texts,
-    extract,
-    open_corpus,
-    record_corpus,
-    teacher_store,
-)
+from lattice_jax.teachers.cache import embed_question, extract, open_corpus, record_corpus, recorded_corpora, teacher_store
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.settings import describe
 from lattice_jax.teachers.shards import ASIDE, MANIFEST, Rows
@@ -47,7 +41,7 @@ def progress(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 config = TeacherConfig(name="minilm", batch_size=4, cache_directory=directory)
-sys.stdout.buffer.write(cache.embed_texts(texts, config, on_progress=progress).tobytes())
+sys.stdout.buffer.write(cache.extract(texts, config, on_progress=progress).embeddings[:].tobytes())
 """
 
 
@@ -73,6 +67,10 @@ def plain(tmp_path_factory) -> np.ndarray:
     return embed(load_teacher(config), TEXTS, batch_size=4)
 
 
+def embed_all(texts: list[str], config: TeacherConfig, on_progress: Progress | None = None) -> np.ndarray:
+    return extract(texts, config, on_progress=on_progress).embeddings[:]
+
+
 def add(config: TeacherConfig, texts: list[str], embeddings: np.ndarray) -> Store:
     """Store embeddings that no teacher made."""
     return teacher_store(config).add(Rows(addresses_of(texts), embeddings, np.zeros(len(texts), np.bool_)))
@@ -81,25 +79,24 @@ def add(config: TeacherConfig, texts: list[str], embeddings: np.ndarray) -> Stor
 def test_order_and_duplicates_are_kept(config, plain):
     order = [3, 0, 3, 7, 1, 1, 3]
     progress = Progress()
-    found = embed_texts([TEXTS[i] for i in order], config, on_progress=progress)
+    found = embed_all([TEXTS[i] for i in order], config, on_progress=progress)
     np.testing.assert_allclose(found, plain[order], atol=1e-6)
     assert progress.reports[-1] == (4, 4)
     assert len(teacher_store(config)) == 4
 
 
 def test_only_missing_embeddings_are_computed(config):
-    first = embed_texts(TEXTS[:5], config)
+    first = embed_all(TEXTS[:5], config)
     assert [shard.shard.rows for shard in teacher_store(config).shards] == [5]
     again, more = Progress(), Progress()
-    np.testing.assert_array_equal(embed_texts(TEXTS[4::-1], config, on_progress=again), first[::-1])
+    np.testing.assert_array_equal(embed_all(TEXTS[4::-1], config, on_progress=again), first[::-1])
     assert again.reports == []
-    np.testing.assert_array_equal(embed_texts(TEXTS[:8], config, on_progress=more)[:5], first)
+    np.testing.assert_array_equal(embed_all(TEXTS[:8], config, on_progress=more)[:5], first)
     assert more.reports[-1] == (3, 3)
     assert [shard.shard.rows for shard in teacher_store(config).shards] == [5, 3]
 
 
 def test_no_text_has_no_embedding(config):
-    assert embed_texts([], config).shape == (0, 384)
     assert extract([], config).embeddings.shape == (0, 384)
 
 
@@ -130,9 +127,9 @@ def test_shards_are_as_large_as_they_may_be(config, monkeypatch):
 def test_smaller_numbers_have_a_store_of_their_own(config, plain, stored_as, nearest, furthest):
     smaller = TeacherConfig(name="minilm", batch_size=4, cache_directory=config.cache_directory, stored_as=stored_as)
     assert teacher_store(smaller).directory != teacher_store(config).directory
-    difference = np.abs(embed_texts(TEXTS, smaller) - plain).max()
+    difference = np.abs(embed_all(TEXTS, smaller) - plain).max()
     assert nearest < difference < furthest
-    np.testing.assert_allclose(embed_texts(TEXTS, config), plain, atol=1e-6)
+    np.testing.assert_allclose(embed_all(TEXTS, config), plain, atol=1e-6)
     assert teacher_store(smaller).size < teacher_store(config).size * 0.55
 
 
@@ -144,19 +141,18 @@ def test_the_weights_are_not_read_when_everything_is_cached(tmp_path):
     shutil.copytree(unpacked, tmp_path / unpacked.relative_to(whole), ignore=ignored)
     config = TeacherConfig(name="mpnet", cache_directory=str(tmp_path))
     add(config, ["one", "two"], np.eye(2, 768, dtype=np.float32))
-    np.testing.assert_array_equal(embed_texts(["two", "one"], config), np.eye(2, 768)[::-1])
+    np.testing.assert_array_equal(embed_all(["two", "one"], config), np.eye(2, 768)[::-1])
     with pytest.raises(InputError, match=r"model\.safetensors is missing"):
-        embed_texts(["two", "three"], config)
+        embed_all(["two", "three"], config)
 
 
-@pytest.mark.parametrize("make", [embed_texts, extract])
-def test_unusable_embeddings_are_refused(config, monkeypatch, make):
+def test_unusable_embeddings_are_refused(config, monkeypatch):
     add(config, TEXTS[:3], np.ones((3, 384), np.float32))
     with pytest.raises(InputError, match="of 3 different texts are all alike"):
-        make(TEXTS[:3], config)
+        extract(TEXTS[:3], config)
     monkeypatch.setattr(cache, "encode", lambda teacher, tokens, **_: np.zeros((len(tokens), 384), np.float32))
     with pytest.raises(InputError, match="zero or not finite"):
-        make(TEXTS[3:5], config)
+        extract(TEXTS[3:5], config)
     assert len(teacher_store(config)) == 3
 
 
@@ -182,20 +178,20 @@ def test_a_bad_text_is_named_by_its_place_among_all(config, monkeypatch):
 
 
 def test_a_damaged_shard_is_named_and_may_be_deleted(config):
-    first = embed_texts(TEXTS[:3], config)
+    first = embed_all(TEXTS[:3], config)
     path = teacher_store(config).shards[0].path
     content = bytearray(path.read_bytes())
     place = content.index(first[1].tobytes())
     content[place] ^= 1
     path.write_bytes(content)
-    np.testing.assert_array_equal(embed_texts([TEXTS[0], TEXTS[2]], config), first[[0, 2]])
+    np.testing.assert_array_equal(embed_all([TEXTS[0], TEXTS[2]], config), first[[0, 2]])
     with pytest.raises(InputError) as raised:
-        embed_texts(TEXTS[:3], config)
+        embed_all(TEXTS[:3], config)
     assert str(path) in raised.value.found
     assert raised.value.fix.startswith(f"delete it and {MANIFEST}")
     path.unlink()
     (path.parent / MANIFEST).unlink()
-    np.testing.assert_array_equal(embed_texts(TEXTS[:3], config), first)
+    np.testing.assert_array_equal(embed_all(TEXTS[:3], config), first)
 
 
 def test_the_store_is_named_by_all_that_determines_an_embedding(monkeypatch):
@@ -225,7 +221,7 @@ def test_a_killed_process_loses_one_shard_at_most(config, plain):
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert len(teacher_store(config)) == 8
     progress = Progress()
-    np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
+    np.testing.assert_allclose(embed_all(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports[-1] == (4, 4)
 
 
@@ -244,19 +240,19 @@ def test_a_process_may_be_killed_at_any_moment(config):
     kept = len(teacher_store(config).adopt())
     assert kept % 4 == 0
     progress = Progress()
-    found = embed_texts(texts, config, on_progress=progress)
+    found = embed_all(texts, config, on_progress=progress)
     assert progress.reports[-1] == (600 - kept, 600 - kept)
     np.testing.assert_allclose(found, embed(load_teacher(config), texts, batch_size=4), atol=1e-6)
 
 
 def test_what_a_process_named_but_did_not_list_is_not_computed_again(config, plain):
-    embed_texts(TEXTS, config)
+    embed_all(TEXTS, config)
     path = teacher_store(config).directory / MANIFEST
     values = json.loads(path.read_text())
     values["shards"] = []
     path.write_text(json.dumps(values))
     progress = Progress()
-    np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
+    np.testing.assert_allclose(embed_all(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports == []
 
 
@@ -270,7 +266,7 @@ def test_two_processes_may_fill_one_cache(config, plain):
         assert process.returncode == 0, process.stderr.decode()
         np.testing.assert_allclose(np.frombuffer(process.stdout, np.float32).reshape(8, 384), expected, atol=1e-6)
     progress = Progress()
-    np.testing.assert_allclose(embed_texts(TEXTS, config, on_progress=progress), plain, atol=1e-6)
+    np.testing.assert_allclose(embed_all(TEXTS, config, on_progress=progress), plain, atol=1e-6)
     assert progress.reports == []
     assert not list(teacher_store(config).directory.glob(f"{ASIDE}*"))
 
@@ -306,7 +302,40 @@ def test_the_order_of_a_corpus_is_found_again(config, plain):
     for name in ("folder/my pairs.jsonl", "another"):
         with pytest.raises(InputError, match="can't be read"):
             open_corpus(store, name)
+    assert recorded_corpora(store) == ["folder-my-pairs.jsonl"]
 
 
-def test_cut_texts_are_counted(config):
-    assert count_cut([*TEXTS, LONG, LONG], config) == 2
+def test_several_may_record_a_corpus_at_once(config):
+    store = add(config, TEXTS, np.eye(12, 384, dtype=np.float32))
+    addresses = addresses_of(TEXTS * 1000)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: record_corpus(store, "one", addresses), range(40)))
+    assert open_corpus(store, "one").shape == (12_000, 384)
+    assert not list(store.directory.glob(f"{ASIDE}*"))
+
+
+def test_a_question_that_is_asked_is_not_stored(config, plain):
+    extract(TEXTS[:1], config)
+    for text, expected in zip(TEXTS[:2], plain, strict=False):
+        embedding, cut = embed_question(text, config)
+        np.testing.assert_allclose(embedding, expected[None], atol=1e-6)
+        assert not cut
+    assert embed_question(LONG, config)[1]
+    assert len(teacher_store(config)) == 1
+    smaller = dataclasses.replace(config, stored_as="float16")
+    rounded, _ = embed_question(TEXTS[0], smaller)
+    np.testing.assert_array_equal(rounded, rounded.astype(np.float16))
+    np.testing.assert_allclose(rounded, plain[:1], atol=3e-4)
+
+
+def test_every_text_is_tokenized_once_and_none_that_is_stored(config, monkeypatch):
+    monkeypatch.setattr(cache, "ENCODED_ROWS", 4)
+    tokenize, tokenized = cache.tokenize, []
+    monkeypatch.setattr(
+        cache, "tokenize", lambda reader, texts, places=None: tokenized.extend(texts) or tokenize(reader, texts, places)
+    )
+    extract([*TEXTS[:6], LONG, *TEXTS[:6]], config)
+    assert sorted(tokenized) == sorted([*TEXTS[:6], LONG])
+    tokenized.clear()
+    assert extract([*TEXTS[:8], LONG], config).cut == 1
+    assert tokenized == TEXTS[6:8]

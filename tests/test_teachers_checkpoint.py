@@ -14,7 +14,7 @@ from teacher_directory import ENCODERS, make_teacher, make_tokenizer
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.checkpoint import INDEX_FILE, open_checkpoint, open_tensors
-from lattice_jax.teachers.embed import load_teacher
+from lattice_jax.teachers.embed import load_teacher, load_tokenizer, tokenize
 
 
 @pytest.fixture
@@ -97,6 +97,55 @@ def test_a_missing_file_is_named(directory, name):
 def test_a_broken_file_is_named(directory, name, content):
     (directory / name).write_bytes(content)
     assert str(directory / name) in refusal(directory).found
+
+
+def change_tokenizer(directory: Path, part: str, values: object) -> None:
+    path = directory / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: values}))
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("version", "9.9"),
+        ("model", {"type": "WordLevel", "vocab": {"w5": "five"}, "unk_token": "[UNK]"}),
+        ("model", {"type": "WordLevel", "vocab": [["w5", -1.0]], "unk_token": "[UNK]"}),
+        ("model", {"type": "another", "vocab": {"w5": 5}}),
+        ("pre_tokenizer", {"type": "another"}),
+        ("added_tokens", [{"id": 1}]),
+        ("truncation", {"max_length": "long"}),
+    ],
+)
+def test_a_tokenizer_that_the_library_cant_read_is_named(directory, part, values):
+    change_tokenizer(directory, part, values)
+    assert f"{directory / 'tokenizer.json'} can't be read" in refusal(directory).found
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_named(directory):
+    """It can be read, and it has no token for an unknown word."""
+    vocabulary = {f"w{number}": number for number in range(60)}
+    change_tokenizer(directory, "model", {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"})
+    reader = load_tokenizer(TeacherConfig(name=str(directory)))
+    assert [text.ids for text in tokenize(reader, ["w5"])] == [(2, 5, 3)]
+    with pytest.raises(InputError, match=f"the tokenizer in {directory} fails: WordLevel error: Missing \\[UNK\\]"):
+        tokenize(reader, ["unheard"])
+
+
+def test_a_template_with_an_undefined_mark_is_refused(directory):
+    pieces = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": {}}
+    for processor in (template, {"type": "Sequence", "processors": [template]}):
+        change_tokenizer(directory, "post_processor", processor)
+        assert r"puts [CLS] around texts and doesn't define it" in refusal(directory).found
+
+
+def test_a_mark_that_the_model_does_not_embed_is_refused(directory):
+    pieces = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    marks = {"[X]": {"id": "[X]", "ids": [60], "tokens": ["[X]"]}}
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": marks}
+    change_tokenizer(directory, "post_processor", template)
+    with pytest.raises(InputError, match="token ids up to 60, the model embeds ids below 60"):
+        load_tokenizer(TeacherConfig(name=str(directory)))
 
 
 def test_an_unknown_architecture_gets_the_known_ones_listed(directory):

@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers import cache
-from lattice_jax.teachers.cache import embed_texts
+from lattice_jax.teachers.cache import extract
 from lattice_jax.teachers.checkpoint import open_tensors
 from lattice_jax.teachers.embed import TOKENS_PER_SWEEP, last_pool, mean_pool, sweeps
 from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed, sweep
@@ -147,7 +147,7 @@ def shipped_configuration(tmp_path: Path) -> tuple[TeacherConfig, Tokenizer]:
 def test_the_configuration_of_llama_3_8b_needs_only_a_directory(tmp_path):
     config, tokenizer = shipped_configuration(tmp_path)
     assert config.streamed
-    found = embed_texts(["1 2 3", "40 7"], config)
+    found = extract(["1 2 3", "40 7"], config).embeddings[:]
     _, encoder, variables = load("llama_3")
     for text, embedding in zip(["1 2 3", "40 7"], found, strict=True):
         ids = tokenizer.encode(config.template.replace("{text}", text)).ids
@@ -163,7 +163,7 @@ def test_texts_on_their_way_to_disk_go_through_the_layers_in_whole_sweeps(tmp_pa
     monkeypatch.setattr(
         cache, "encode", lambda teacher, tokens, **how: calls.append(len(tokens)) or encode(teacher, tokens, **how)
     )
-    assert cache.extract(["1 2 3", "40 7", "9", "8 " * 30], config).new == 4
+    assert extract(["1 2 3", "40 7", "9", "8 " * 30], config).new == 4
     assert calls == [4]
 
 

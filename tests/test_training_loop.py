@@ -240,6 +240,32 @@ def test_micro_batches_sum_up_to_the_step_of_the_whole_batch(size):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_memory_goes_from_step_to_step_and_from_part_to_part():
+    def counting(params, batch, memory, *, key):
+        loss, metrics = task.objective(params, batch, key=key)
+        return loss, (metrics, {"samples": memory["samples"] + len(batch["question"]), "parts": memory["parts"] + 1})
+
+    batch = {name: values[:12] for name, values in task.load()[0].items()}
+    for micro_batch, parts in ((0, 1), (4, 3)):
+        optimizer = make_optimizer(task.OPTIMIZER, 10, task.decay_matrices)
+        nothing = {"samples": jnp.zeros((), jnp.int32), "parts": jnp.zeros((), jnp.int32)}
+        state = initial_state(task.initial_params(), optimizer, nothing)
+        train_step = make_train_step(counting, optimizer, state, micro_batch=micro_batch)
+        for _ in range(2):
+            state, _ = train_step(state, batch, jax.random.key(1))
+        assert (int(state.memory["samples"]), int(state.memory["parts"])) == (24, 2 * parts)
+
+
+def test_metrics_of_the_gradients_are_recorded_beside_the_objectives_own():
+    state, optimizer = start()
+    batch = {name: values[:12] for name, values in task.load()[0].items()}
+    train_step = make_train_step(
+        task.objective, optimizer, state, gradient_metrics=lambda gradients: {"gradient/all": optax.tree.norm(gradients)}
+    )
+    _, metrics = train_step(state, batch, jax.random.key(5))
+    assert float(metrics["gradient/all"]) == float(metrics["gradient_norm"]) > 0
+
+
 def test_every_micro_batch_draws_its_own_random_numbers():
     def drawn(params, batch, *, key):
         value = jax.random.uniform(key)

@@ -1,11 +1,11 @@
-"""The three losses against their definitions."""
+"""The losses against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_cube import real_embeddings
 
-from lattice_jax.training.losses import dialogue_similarity, internal_consistency, surface_reconstruction
+from lattice_jax.training.losses import contrastive, dialogue_similarity, internal_consistency, surface_reconstruction
 
 QUESTIONS, ANSWERS = real_embeddings()
 
@@ -42,3 +42,23 @@ def test_dialogue_similarity_runs_from_right_to_opposite_and_survives_zero():
     np.testing.assert_allclose(dialogue_similarity(answer, answer), 0.0, atol=1e-5)
     np.testing.assert_allclose(dialogue_similarity(-answer, answer), 2.0, atol=1e-5)
     np.testing.assert_allclose(dialogue_similarity(jnp.zeros_like(answer), answer), 1.0, atol=1e-5)
+
+
+def test_contrastive_is_the_cross_entropy_of_the_right_answer():
+    decoded, answers = jnp.asarray(3 * QUESTIONS[:5]), jnp.asarray(ANSWERS[:5])
+    found = contrastive(decoded, answers, jnp.asarray(2 * ANSWERS[:12]), 0.1)
+    logits = (
+        QUESTIONS[:5] @ ANSWERS[:12].T / np.outer(np.linalg.norm(QUESTIONS[:5], axis=1), np.linalg.norm(ANSWERS[:12], axis=1))
+    )
+    chances = np.exp(logits / 0.1) / np.exp(logits / 0.1).sum(1, keepdims=True)
+    # The candidates hold every right answer once; it counts as the right one alone.
+    np.testing.assert_allclose(found, -np.log(chances[np.arange(5), np.arange(5)]), rtol=1e-3)
+
+
+def test_contrastive_is_zero_when_nothing_else_can_be_answered_and_falls_towards_the_right_answer():
+    answers = jnp.asarray(ANSWERS[:2])
+    np.testing.assert_allclose(contrastive(answers, answers, answers[:1], 0.05)[0], 0.0, atol=1e-6)
+    towards = [
+        contrastive(jnp.asarray(QUESTIONS[:2] + w * ANSWERS[:2]), answers, jnp.asarray(ANSWERS), 0.05) for w in (0, 1, 4)
+    ]
+    assert np.all(np.diff(np.stack(towards), axis=0) < 0)

@@ -2,13 +2,17 @@
 
 import io
 import json
+import math
 
 import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from lattice_jax.errors import InputError
+from lattice_jax.training.alerts import DETECTORS
+from lattice_jax.training.loop import NonFiniteLoss
 from lattice_jax.training.monitor import (
+    ALERTS,
     METRICS,
     Monitor,
     cut_metrics,
@@ -44,7 +48,9 @@ def test_rows_hold_the_figures_and_timing_apart(tmp_path):
             {"step": 1, "loss": 0.7, "gradient_norm": 2.0},
         ]
     first, second = read_metrics(tmp_path / METRICS)
-    assert set(first["timing"]) == {"seconds"}
+    assert set(first["timing"]) == {"seconds", "memory_bytes"}
+    # The kernel counts pages a thread at a time, so the present figure may run ahead of the peak by a few.
+    assert 10**7 < first["timing"]["memory_bytes"] <= 1.01 * peak_memory_bytes()
     assert second["timing"]["samples_per_second"] == pytest.approx(8 / second["timing"]["seconds"])
 
 
@@ -148,3 +154,65 @@ def test_peak_memory_counts_what_was_held():
     before = peak_memory_bytes()
     held = b"x" * (before + 50_000_000)
     assert before + 40_000_000 < peak_memory_bytes() < len(held) + before + 200_000_000
+
+
+BY_FIGURES = {kind: detector for kind, detector in DETECTORS.items() if kind != "throughput"}
+"""Those that don't read the clock."""
+
+
+def fill_overfitted(recorder, first, last):
+    """Training similarity rises throughout; validation falls after step 30."""
+    for step in range(first, last + 1):
+        look = {"validation_similarity": 0.6 - 0.001 * max(0, step - 30)} if step % 10 == 0 else {}
+        recorder.record(step, {"loss": 1.0, "similarity": 0.5 + 0.005 * step, **look})
+
+
+def test_an_alert_is_told_once_and_kept(tmp_path):
+    output = io.StringIO()
+    with monitor(tmp_path, detectors=BY_FIGURES, console=Console(file=output, width=100)) as recorder:
+        fill_overfitted(recorder, 1, 90)
+    (alert,) = read_metrics(tmp_path / ALERTS)
+    assert (alert["kind"], alert["step"]) == ("overfitting", 60)
+    assert output.getvalue().count("overfitting: ") == 1
+    assert "fix: " in output.getvalue()
+    (path,) = tmp_path.glob("events*")
+    texts = {
+        value.tag: (event.step, value.tensor) for event in events(path) for value in event.summary.value if "alert" in value.tag
+    }
+    ((tag, (step, tensor)),) = texts.items()
+    assert tag.startswith("alerts/overfitting")
+    assert step == 60
+    assert alert["message"].encode() in tensor.SerializeToString()
+
+
+@pytest.mark.parametrize("stop", [45, 60, 75])
+def test_resumed_alerts_equal_those_of_an_uninterrupted_run(tmp_path, stop):
+    with monitor(tmp_path / "whole", detectors=BY_FIGURES) as recorder:
+        fill_overfitted(recorder, 1, 90)
+    with monitor(tmp_path / "parts", detectors=BY_FIGURES) as recorder:
+        fill_overfitted(recorder, 1, stop)
+    with monitor(tmp_path / "parts", detectors=BY_FIGURES, resume_step=stop - 7) as recorder:
+        fill_overfitted(recorder, stop - 6, 90)
+    assert (tmp_path / "parts" / ALERTS).read_text() == (tmp_path / "whole" / ALERTS).read_text()
+
+
+def test_a_figure_that_is_no_number_is_the_last_alert(tmp_path):
+    error = NonFiniteLoss("loss", math.nan, 5, None)
+    recorder = monitor(tmp_path)
+
+    def diverge():
+        with recorder:
+            fill(recorder, 1, 4)
+            raise error
+
+    with pytest.raises(NonFiniteLoss):
+        diverge()
+    (alert,) = read_metrics(tmp_path / ALERTS)
+    assert (alert["kind"], alert["step"], alert["message"]) == ("non_finite", 5, "loss is nan at step 5")
+    assert "learning_rate" in alert["fix"]
+
+
+def test_a_run_that_is_not_watched_raises_no_alert(tmp_path):
+    with monitor(tmp_path) as recorder:
+        fill_overfitted(recorder, 1, 90)
+    assert not (tmp_path / ALERTS).exists()

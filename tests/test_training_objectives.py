@@ -10,7 +10,7 @@ import optax
 import pytest
 from small_cube import quick_jit, real_embeddings
 
-from lattice_jax.config import CellConfig, Config, GridConfig, LatticeConfig, LossConfig, UpdateConfig
+from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, LossConfig, UpdateConfig
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.training import losses
@@ -123,6 +123,35 @@ def test_the_cube_overfits_one_batch_and_every_array_of_it_learns():
     assert np.mean([metrics["loss"] for metrics in history[-10:]]) < 0.1 * history[0]["loss"]
     for name, value in after.items():
         assert not np.array_equal(value, parameters()[name]), name
+
+
+def test_the_contrastive_term_is_weighed_like_the_others_and_drawn_from_the_candidates():
+    config = dataclasses.replace(SURE, loss=LossConfig(contrastive=0.7))
+    answers = jnp.asarray(ANSWERS)
+    (loss, metrics), (plain, _) = (
+        quick_jit(answer_questions(codec(), c, None, answers))(parameters(), batch(), key=KEY) for c in (config, SURE)
+    )
+    assert float(loss - plain) == pytest.approx(0.7 * float(metrics["contrastive"]), rel=1e-4)
+    assert float(metrics["weighted_contrastive"]) == pytest.approx(0.7 * float(metrics["contrastive"]), rel=1e-6)
+    one = dataclasses.replace(config, loss=dataclasses.replace(config.loss, contrastive_candidates=1))
+    few = quick_jit(answer_questions(codec(), one, None, answers))
+    drawn = {float(few(parameters(), batch(), key=jax.random.key(seed))[1]["contrastive"]) for seed in range(4)}
+    assert len(drawn) > 1
+    assert max(drawn) < float(metrics["contrastive"])
+
+
+def test_an_answer_around_a_base_adds_its_offsets():
+    around = dataclasses.replace(SURE, answer=AnswerConfig("question"))
+    shift, remainder = 0.1 * batch()["target"], 0.3 * batch()["answer"]
+    _, metrics = quick_jit(answer_questions(codec(), around, None))(
+        parameters(), batch() | {"shift": shift, "remainder": remainder}, key=KEY
+    )
+    run = quick_jit(functools.partial(cube.answer, config=SURE.lattice, sampled=True))
+    vectors = run(parameters(), batch()["question"], key=KEY).vectors + shift
+    reconstruction = jnp.mean(losses.surface_reconstruction(vectors, batch()["target"]))
+    similarity = 1 - jnp.mean(losses.dialogue_similarity(codec().decode(vectors) + remainder, batch()["answer"]))
+    assert float(metrics["surface_reconstruction"]) == pytest.approx(float(reconstruction), rel=1e-4)
+    assert float(metrics["similarity"]) == pytest.approx(float(similarity), abs=1e-5)
 
 
 # The adapter's objective

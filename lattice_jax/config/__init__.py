@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from lattice_jax.config.checks import require, require_kinds
+from lattice_jax.config.emergence import EmergenceConfig
 from lattice_jax.config.lattice import (
     CellConfig,
     Engine,
@@ -23,19 +24,24 @@ from lattice_jax.config.lattice import (
 )
 from lattice_jax.config.learning import (
     AdapterConfig,
+    AnswerConfig,
     CorpusConfig,
     EvaluationConfig,
     LossConfig,
     OptimizerConfig,
     TrainingConfig,
 )
+from lattice_jax.config.pool import Damage, PoolConfig
 from lattice_jax.config.teacher import TeacherConfig
 
 __all__ = [
     "AdapterConfig",
+    "AnswerConfig",
     "CellConfig",
     "Config",
     "CorpusConfig",
+    "Damage",
+    "EmergenceConfig",
     "Engine",
     "EvaluationConfig",
     "Face",
@@ -44,6 +50,7 @@ __all__ = [
     "LossConfig",
     "Neighbourhood",
     "OptimizerConfig",
+    "PoolConfig",
     "Sharing",
     "TeacherConfig",
     "TrainingConfig",
@@ -61,10 +68,13 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    emergence: EmergenceConfig = field(default_factory=EmergenceConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self):
         require_kinds(self, "")
@@ -81,6 +91,36 @@ class Config:
             "lattice.output_face",
             self.lattice.output_face,
             f"a face as large as lattice.input_face ({sizes[0]} numbers, found {sizes[1]}): one adapter serves both",
+        )
+        self._require_pool()
+
+    def horizons(self) -> tuple[int, int]:
+        """Fewest and most lattice steps of a training pass."""
+        return self.pool.minimum_steps or self.lattice.steps, self.pool.maximum_steps or self.lattice.steps
+
+    def _require_pool(self) -> None:
+        fewest, most = self.horizons()
+        require(
+            most <= self.lattice.steps,
+            "pool.maximum_steps",
+            self.pool.maximum_steps,
+            f"at most lattice.steps = {self.lattice.steps}",
+        )
+        needed = max(self.lattice.steps_needed(), self.loss.consistency_steps + 1)
+        require(
+            needed <= fewest <= most,
+            "pool.minimum_steps",
+            self.pool.minimum_steps,
+            f"0, or between {needed}, so that the input reaches the output (lattice.minimum_arrival) and the cube can come to "
+            f"rest (loss.consistency_steps), and the most steps of a pass, {most}",
+        )
+        at_once = self.training.micro_batch or self.training.batch_size
+        require(
+            self.pool.size == 0 or (self.pool.size >= self.training.batch_size and at_once >= 2),
+            "pool.size",
+            self.pool.size,
+            f"0, or at least training.batch_size = {self.training.batch_size} with 2 or more samples at once: states are drawn "
+            "without replacement and compared",
         )
 
     def as_dict(self) -> dict:

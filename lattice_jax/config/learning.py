@@ -72,19 +72,47 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the three objectives (Multi-objective loss, 0.3 / 0.3 / 0.4)."""
+    """Weights of the three objectives (Multi-objective loss, 0.3 / 0.3 / 0.4), and of a fourth that tells answers apart."""
 
     surface_reconstruction: float = 0.3
     internal_consistency: float = 0.3
     dialogue_similarity: float = 0.4
+    contrastive: float = 0.0
+    """Cross-entropy of the right answer among other training answers by cosine; raises the mean reciprocal rank."""
     consistency_steps: int = 2
     """Last lattice steps over which the cube must have come to rest."""
+    contrastive_candidates: int = 256
+    """Other answers that the right one is told apart from at a step: all of the training pairs, or so many drawn anew."""
+    contrastive_temperature: float = 0.05
+    """Cosines are divided by it; the smaller, the more the nearest wrong answers count."""
 
     def __post_init__(self):
         require_kinds(self, "loss.")
-        weights = (self.surface_reconstruction, self.internal_consistency, self.dialogue_similarity)
+        weights = (self.surface_reconstruction, self.internal_consistency, self.dialogue_similarity, self.contrastive)
         require(all(w >= 0 for w in weights) and sum(weights) > 0, "loss", weights, "weights >= 0, at least one above 0")
         require(self.consistency_steps >= 1, "loss.consistency_steps", self.consistency_steps, "at least 1 step")
+        require(self.contrastive_candidates >= 1, "loss.contrastive_candidates", self.contrastive_candidates, "at least 1")
+        require(self.contrastive_temperature > 0, "loss.contrastive_temperature", self.contrastive_temperature, "above 0")
+
+
+@dataclass(frozen=True)
+class AnswerConfig:
+    """How the cube's output becomes the answer."""
+
+    around: Literal["nothing", "question", "shrunken_question", "ridge"] = "nothing"
+    """What the cube's answer is a change of: 'nothing' decodes its output as it is; otherwise the untrained cube answers the
+    question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression says, and
+    learns what that lacks."""
+    share: float = 0.7
+    """Of the question, in 'shrunken_question' and in what 'ridge' is fitted around. 0 leaves the mean answer, which is similar
+    to every answer, and the regression of the answers themselves; 1 keeps all that tells answers apart."""
+    folds: int = 10
+    """Parts of the training pairs, each of which is answered by the regression of the others while the cube learns."""
+
+    def __post_init__(self):
+        require_kinds(self, "answer.")
+        require(0 <= self.share <= 1, "answer.share", self.share, "a share in [0, 1]")
+        require(self.folds >= 2, "answer.folds", self.folds, "at least 2")
 
 
 @dataclass(frozen=True)

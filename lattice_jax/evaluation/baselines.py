@@ -8,12 +8,15 @@ come near it. The embeddings are rows of unit length in the teacher's space. In 
     mean_answer     the mean training answer, whatever is asked: good similarity, no use
     ridge           answer = mean + (question - mean question) W, squared error + penalty * |W|^2
     residual_ridge  the same for answer - question, added to the question
-    mlp             two hidden layers, loss 1 - cosine, at most the operations that the lattice's training took
+    shared_ridge    the same for answer - share * question, added to that share, which the validation pairs choose
+    mlp             two hidden layers of 512, loss 1 - cosine, at most the operations that the lattice's training took
+    mlp_equal       the same with as many parameters as the lattice, in the form that the smaller one chose
 
 `shuffled` makes the control: a predictor's own outputs, each held against another pair's answer.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -30,13 +33,23 @@ from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
 Predict = Callable[[np.ndarray], np.ndarray]
 PENALTIES = np.logspace(-4, 4, 49)
 """Six a decade: from no visible penalty for unit-length rows to the mean answer for up to some thousand pairs."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the question, that a ridge regression may be fitted around."""
 HIDDEN_WIDTH = 512
 LEARNING_RATE = 3e-4
 """At 1e-3 the best epoch on 60 pairs is the second, too coarse to stop at: held-out similarity 0.609 against 0.620."""
 WEIGHT_DECAY = 1e-2
 BATCH_SIZE = 32
 PATIENCE = 30
-"""Epochs without a better validation similarity before the MLP stops."""
+"""Epochs without a better validation similarity before the MLP stops, for some hundred pairs; see `patience`."""
+PATIENCE_SAMPLES = 20_000
+
+
+class Budget(NamedTuple):
+    """How long an MLP may learn."""
+
+    operations: float
+    epochs: int
 
 
 class Pairs(NamedTuple):
@@ -58,13 +71,15 @@ class Baseline:
 
 
 def fit_baselines(
-    train: Pairs, validation: Pairs, *, operation_budget: float, maximum_epochs: int = 1000, seed: int = 0
+    train: Pairs, validation: Pairs, *, parameters: int, operation_budget: float, maximum_epochs: int = 1000, seed: int = 0
 ) -> dict[str, Baseline]:
     """Every baseline by name, in the order of the module's table.
 
-    `operation_budget` bounds the floating-point operations of training the MLP, both its forms together, counted as for the
-    lattice: 6 a parameter and sample. One too small for an epoch leaves the network at its start: the base plus a mean.
+    `parameters`: those of the lattice, for the MLP of equal size. `operation_budget` bounds the floating-point operations of
+    training each MLP, all its forms together, counted as for the lattice: 6 a parameter and sample. One too small for an epoch
+    leaves the network at its start: the base plus a mean.
     """
+    budget, key = Budget(operation_budget, maximum_epochs), jax.random.key(seed)
     train, validation = (
         Pairs(unit_rows(pairs.questions, f"the {name} questions"), unit_rows(pairs.answers, f"the {name} answers"))
         for name, pairs in (("training", train), ("validation", validation))
@@ -73,11 +88,24 @@ def fit_baselines(
     fitted = (
         _judged("question", lambda questions: questions, {}, validation),
         _judged("mean_answer", lambda questions: np.tile(mean_answer, (len(questions), 1)), {}, validation),
-        _ridge("ridge", train, validation, residual=False),
-        _ridge("residual_ridge", train, validation, residual=True),
-        _perceptron(train, validation, operation_budget, maximum_epochs, key=jax.random.key(seed)),
+        ridge(train, validation, "ridge", shares=(0.0,)),
+        ridge(train, validation, "residual_ridge", shares=(1.0,)),
+        ridge(train, validation, "shared_ridge", shares=SHARES),
+        mlp := _perceptron(train, validation, HIDDEN_WIDTH, budget, forms=("plain", "residual"), key=key),
     )
-    return {baseline.name: baseline for baseline in fitted}
+    equal = _perceptron(
+        train, validation, width_for(parameters, train.questions.shape[1]), budget, forms=(str(mlp.choices["form"]),), key=key
+    )
+    return {baseline.name: baseline for baseline in (*fitted, dataclasses.replace(equal, name="mlp_equal"))}
+
+
+def width_for(parameters: int, dimension: int) -> int:
+    """The hidden width at which the MLP has about `parameters` weights, at least 1.
+
+    With biases it has h^2 + (2 d + 2) h + d of them at hidden width h and d numbers in and out.
+    """
+    half = dimension + 1
+    return max(1, round(np.sqrt(half**2 + max(0, parameters - dimension)) - half))
 
 
 def shuffled(predicted: Float[np.ndarray, "n d"], *, seed: int) -> Float[np.ndarray, "n d"]:
@@ -114,15 +142,33 @@ def ridge_solver(train: Pairs) -> Callable[[float], Predict]:
     return solve
 
 
-def _ridge(name: str, train: Pairs, validation: Pairs, *, residual: bool) -> Baseline:
-    solve = ridge_solver(Pairs(train.questions, train.answers - train.questions) if residual else train)
+def fit_ridge(train: Pairs, penalty: float, *, share: float) -> Predict:
+    """Ridge regression at one penalty, of what is to be added to a share of the question: 0 is the answer itself."""
+    return _ridge_predictors(train, share)(penalty)
 
-    def fitted(penalty: float) -> Baseline:
+
+def ridge(train: Pairs, validation: Pairs, name: str, *, shares: Sequence[float]) -> Baseline:
+    """Ridge regression at the penalty of `PENALTIES` and the share that do best on validation; rows of unit length.
+
+    A large penalty shrinks the answer towards the mean answer at share 0, towards the question plus a constant at 1.
+    """
+    predictors = {share: _ridge_predictors(train, share) for share in shares}
+    fitted = (
+        _judged(name, predictor(penalty), {"penalty": float(penalty), "share": share}, validation)
+        for share, predictor in predictors.items()
+        for penalty in PENALTIES
+    )
+    return max(fitted, key=lambda baseline: baseline.validation_similarity)
+
+
+def _ridge_predictors(train: Pairs, share: float) -> Callable[[float], Predict]:
+    solve = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
+
+    def predictor(penalty: float) -> Predict:
         linear = solve(penalty)
-        predict = (lambda questions: questions + linear(questions)) if residual else linear
-        return _judged(name, predict, {"penalty": float(penalty)}, validation)
+        return lambda questions: share * questions + linear(questions)
 
-    return max(map(fitted, PENALTIES), key=lambda baseline: baseline.validation_similarity)
+    return predictor
 
 
 def _judged(name: str, predict: Predict, choices: dict[str, float | str], validation: Pairs) -> Baseline:
@@ -191,22 +237,23 @@ def _train_epoch(
     return layers, state, _cosine_loss(layers, validation)
 
 
+def patience(pairs: int) -> int:
+    """Epochs without a better validation similarity before an MLP stops: `PATIENCE_SAMPLES` in all, 3 to `PATIENCE` epochs."""
+    return min(PATIENCE, max(3, round(PATIENCE_SAMPLES / pairs)))
+
+
 def _perceptron(
-    train: Pairs, validation: Pairs, operation_budget: float, maximum_epochs: int, *, key: PRNGKeyArray
+    train: Pairs, validation: Pairs, width: int, budget: Budget, *, forms: tuple[str, ...], key: PRNGKeyArray
 ) -> Baseline:
-    """The better of both forms on validation: the answer itself, or what is to be added to the question."""
-    forms = [
-        _fit_perceptron(train, validation, form, operation_budget / 2, maximum_epochs, key=key)
-        for form in ("plain", "residual")
-    ]
-    best = max(forms, key=lambda baseline: baseline.validation_similarity)
-    operations = sum(float(baseline.choices["operations"]) for baseline in forms)
-    return Baseline(best.name, best.predict, best.validation_similarity, best.choices | {"operations": operations})
+    """The best of `forms` on validation: "plain", the answer itself, or "residual", what is to be added to the question."""
+    share = budget._replace(operations=budget.operations / len(forms))
+    fitted = [_fit_perceptron(train, validation, width, form, share, key=key) for form in forms]
+    best = max(fitted, key=lambda baseline: baseline.validation_similarity)
+    operations = sum(float(baseline.choices["operations"]) for baseline in fitted)
+    return dataclasses.replace(best, choices=best.choices | {"operations": operations})
 
 
-def _fit_perceptron(
-    train: Pairs, validation: Pairs, form: str, operation_budget: float, maximum_epochs: int, *, key: PRNGKeyArray
-) -> Baseline:
+def _fit_perceptron(train: Pairs, validation: Pairs, width: int, form: str, budget: Budget, *, key: PRNGKeyArray) -> Baseline:
     centre, scale = train.questions.mean(axis=0), np.std(train.questions - train.questions.mean(axis=0))
 
     def prepared(questions: np.ndarray) -> tuple[Array, Array]:
@@ -219,7 +266,7 @@ def _fit_perceptron(
     )
     start_key, epoch_key = jax.random.split(key)
     layers = _start(
-        train.questions.shape[1], HIDDEN_WIDTH, jnp.mean(train_samples.answers - train_samples.base, axis=0), key=start_key
+        train.questions.shape[1], width, jnp.mean(train_samples.answers - train_samples.base, axis=0), key=start_key
     )
     parameters = sum(array.size for array in jax.tree.leaves(layers))
     batch_size = min(BATCH_SIZE, len(train.questions))
@@ -227,8 +274,8 @@ def _fit_perceptron(
 
     state = _optimizer().init(layers)
     best, best_loss, best_epoch, epoch = layers, float(_cosine_loss(layers, validation_samples)), 0, 0
-    epochs = min(maximum_epochs, int(operation_budget // epoch_operations))
-    while epoch < min(epochs, best_epoch + PATIENCE):
+    epochs = min(budget.epochs, int(budget.operations // epoch_operations))
+    while epoch < min(epochs, best_epoch + patience(len(train.questions))):
         key = jax.random.fold_in(epoch_key, epoch)
         layers, state, loss = _train_epoch(layers, state, train_samples, validation_samples, batch_size=batch_size, key=key)
         epoch += 1

@@ -68,21 +68,21 @@ def plot_learning(metrics: Sequence[Mapping], path: Path | str, *, baselines: Ma
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.04})
     endings = []
     for name, (text, colour) in LOSSES.items():
-        steps, values = _series(metrics, name)
-        endings += _curve(left, steps, values, text, colour, strong=name == "loss")
+        steps, values = series(metrics, name)
+        endings += curve(left, steps, values, text, colour, strong=name == "loss")
     left.set_ylim(bottom=0)
-    _name_endings(left, endings)
+    name_endings(left, endings)
     dress(left, "Losses")
 
-    endings = _curve(right, *_series(metrics, "similarity"), "training batches", ORANGE, strong=False)
-    steps, values = _series(metrics, "validation_similarity")
+    endings = curve(right, *series(metrics, "similarity"), "training batches", ORANGE, strong=False)
+    steps, values = series(metrics, "validation_similarity")
     if len(values):
         right.plot(steps, values, color=BLUE, linewidth=2.2, marker="o", markersize=3.5, zorder=4, clip_on=False)
         endings.append((values[-1], "validation", BLUE, True))
     for name, similarity in (baselines or {}).items():
         right.axhline(similarity, color=BAR, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         endings.append((similarity, label(name), QUIET, False))
-    _name_endings(right, endings)
+    name_endings(right, endings)
     dress(right, "Similarity to the right answer")
     left.grid(axis="y", color=FAINT, linewidth=0.6)
     for axes in (left, right):
@@ -126,13 +126,14 @@ def _bars(axes: "Axes", rows: Mapping[str, Mapping], measure: str) -> None:
     axes.set_xlim(min(0, bounds.min()), 1.17)
 
 
-def _series(metrics: Sequence[Mapping], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(metrics: Sequence[Mapping], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one figure, from the rows that hold it."""
     rows = [(row["step"], row[name]) for row in metrics if name in row]
     steps, values = zip(*rows, strict=True) if rows else ((), ())
     return np.array(steps), np.array(values, float)
 
 
-def _curve(
+def curve(
     axes: "Axes", steps: np.ndarray, values: np.ndarray, text: str, colour: str, *, strong: bool
 ) -> list[tuple[float, str, str, bool]]:
     """Draws the logged values faintly and their moving mean over them; returns what to write at its end."""
@@ -146,8 +147,8 @@ def _curve(
     return [(float(smooth[-1]), text, colour, strong)]
 
 
-def _name_endings(axes: "Axes", endings: Sequence[tuple[float, str, str, bool]]) -> None:
-    """Writes each curve's name beside its end, moved up or down by as little as keeps the names apart."""
+def name_endings(axes: "Axes", endings: Sequence[tuple[float, str, str, bool]]) -> None:
+    """Writes each curve's name beside its end (value, name, colour, bold), moved by as little as keeps the names apart."""
     low, high = axes.get_ylim()
     ordered = sorted(endings)
     heights = spread([value for value, *_ in ordered], gap=0.065 * (high - low))

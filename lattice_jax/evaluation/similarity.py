@@ -164,6 +164,20 @@ def paired_difference(
     return _bootstrap((a_values - b_values)[:, None], bootstrap_samples, confidence, seed)[0]
 
 
+def relative_spread(predicted: Float[np.ndarray, "n d"], answers: Float[np.ndarray, "n d"]) -> float:
+    """Variance of the predictions' directions as a share of that of the answers', 0 for one constant prediction.
+
+    The variance of unit vectors around their mean is one minus its squared length.
+    """
+    predicted_mean, answer_mean = (
+        np.mean(unit_rows(rows, name), axis=0) for rows, name in ((predicted, "the predictions"), (answers, "the answers"))
+    )
+    of_answers = 1 - float(answer_mean @ answer_mean)
+    if of_answers <= TIE_TOLERANCE:
+        raise InputError("all the answers are alike", expected="answers that differ", fix="give more than one answer")
+    return (1 - float(predicted_mean @ predicted_mean)) / of_answers
+
+
 def _similarity_blocks(
     predicted: Float[np.ndarray, "n d"], candidates: Float[np.ndarray, "m d"]
 ) -> Iterator[tuple[slice, np.ndarray]]:

@@ -25,7 +25,9 @@ LABELS = {
     "mean_answer": "mean answer",
     "ridge": "ridge",
     "residual_ridge": "residual ridge",
+    "shared_ridge": "ridge and a share of the question",
     "mlp": "MLP",
+    "mlp_equal": "MLP, equal size",
     "shuffled": "shuffled pairs",
     "adapter_ceiling": "adapter ceiling",
 }
@@ -101,8 +103,8 @@ class Verdict:
         return [name for name in self.baselines if name not in CONTROLS]
 
     def _compared_with(self) -> list[str]:
-        """The baselines that the sentence speaks of: the better of both ridges, and every other real one."""
-        ridges = [name for name in ("ridge", "residual_ridge") if name in self.baselines]
+        """The baselines that the sentence speaks of: the best of the ridges, and every other real one."""
+        ridges = [name for name in ("ridge", "residual_ridge", "shared_ridge") if name in self.baselines]
         worse = sorted(ridges, key=lambda name: self.baselines[name].held_out.similarity.value)[:-1]
         return [name for name in self._real() if name not in worse]
 

@@ -5,6 +5,7 @@ weights and only the output face read-out weights, so nothing but the cells betw
 other.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ from jaxtyping import Array, Float, Key
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import cell, surface
 from lattice_jax.lattice.cell import Parameters
-from lattice_jax.lattice.firing import Read
+from lattice_jax.lattice.firing import Horizon, Read
 from lattice_jax.lattice.propagate import Propagation, propagate
+from lattice_jax.lattice.step import State
 
 _INJECTION_SCALE = 0.5
 
@@ -56,17 +58,31 @@ def answer(
     sampled: bool,
     mesh: Mesh | None = None,
     read: Read = "cube",
+    start: State | None = None,
+    horizon: Horizon | None = None,
     trajectory: bool = False,
 ) -> Answer:
     """The vectors read at the output face after `config.steps` steps with `vectors` at the input face.
 
-    `read` "output" where nothing but the vectors is wanted: they are the same, and cells that can't change them rest.
+    `read` "output" where nothing but the vectors is wanted: they are the same, and cells that can't change them rest. `start`:
+    the state in which the question finds the cube, quiescent where None. `horizon`: fewer steps than `config.steps`.
     """
     cells = {name: value for name, value in parameters.items() if name not in ("injection", "read_out")}
     injection = parameters["injection"][:, : surface.face_shape(config.input_face, config.grid)[1]]
     read_out = parameters["read_out"][:, : surface.face_shape(config.output_face, config.grid)[1]]
     injected = jnp.matmul(surface.vector_to_face(vectors, config.input_face, config.grid), injection)
-    passed = propagate(cells, injected, key=key, config=config, sampled=sampled, mesh=mesh, read=read, trajectory=trajectory)
+    passed = propagate(
+        cells,
+        injected,
+        key=key,
+        config=config,
+        sampled=sampled,
+        mesh=mesh,
+        read=read,
+        start=start,
+        horizon=horizon,
+        trajectory=trajectory,
+    )
     seen = surface.take_face(passed.state.visible, config.output_face, config.grid)
     return Answer(surface.face_to_vector(jnp.matmul(seen, read_out)), passed)
 
@@ -77,6 +93,19 @@ def parameter_counts(config: LatticeConfig) -> dict[str, int]:
     injection = config.surface_size(config.input_face) * config.cell.visible
     read_out = config.surface_size(config.output_face) * config.cell.visible
     return {"cells": cells, "injection": injection, "read_out": read_out, "total": cells + injection + read_out}
+
+
+def gradient_norms(gradients: Parameters) -> dict[str, Float[Array, ""]]:
+    """Euclidean norm of the gradient of all weights of each depth layer's cells, as `gradient_norm/layer_<depth>`.
+
+    Injection and read-out weights, which only one layer has, are left out. One rule for all cells has no layers, so there are
+    none.
+    """
+    by_cells = [value for name, value in gradients.items() if name not in ("injection", "read_out")]
+    squares = functools.reduce(jnp.add, (jnp.sum(jnp.square(value), tuple(range(1, value.ndim))) for value in by_cells))
+    if len(squares) == 1:
+        return {}
+    return {f"gradient_norm/layer_{depth:02}": jnp.sqrt(square) for depth, square in enumerate(squares)}
 
 
 def coverage(config: LatticeConfig) -> float:

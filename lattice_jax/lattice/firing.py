@@ -1,7 +1,8 @@
 """Who fires in which step: random masks, the quiescent state, and the light cone of what is read.
 
 Contract: pure functions of settings and key. A cell whose firing is 0 keeps its state, so an engine may skip it: masked cells,
-cells that the light has not reached yet and cells that can no longer reach the output are all skipped by this one rule.
+cells that the light has not reached yet, cells that can no longer reach the output and all cells from the horizon on are
+skipped by this one rule, and one compiled pass of `lattice.steps` steps serves every shorter horizon.
 """
 
 import functools
@@ -10,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int32, Key
 
 from lattice_jax.config import Face, LatticeConfig
 from lattice_jax.lattice.surface import AXIS, face_slice
@@ -32,15 +33,23 @@ def distance_to_face(config: LatticeConfig, face: Face) -> np.ndarray:
     return distance.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
-def light_cone(config: LatticeConfig, read: Read) -> Bool[np.ndarray, "steps #d #h #w"]:
-    """The cells that may fire in each step: not before light has reached them, where the start state is quiescent, and not once
-    it can no longer reach what is read."""
+Horizon = Int32[Array, ""]
+"""Steps after which no cell fires any more, 0 to `lattice.steps`."""
+
+
+def light_cone(
+    config: LatticeConfig, read: Read, *, quiescent: bool = True, horizon: Horizon | None = None
+) -> Bool[np.ndarray | Array, "steps #d #h #w"]:
+    """The cells that may fire in each step: not before light has reached them, where the start state is `quiescent` and they
+    are to stay so (`lattice.update.quiescent`), and not once it can no longer reach what is read at the horizon."""
     step = np.arange(config.steps).reshape(-1, 1, 1, 1)
     cone = np.ones((config.steps, 1, 1, 1), bool)
-    if config.update.quiescent:
-        cone = cone & (distance_to_face(config, config.input_face) <= step + 1)
-    if read == "output":
-        cone = cone & (distance_to_face(config, config.output_face) <= config.steps - 1 - step)
+    if config.update.quiescent and quiescent:
+        cone = cone & (distance_to_face(config, config.input_face)[None] <= step + 1)
+    if horizon is not None or read == "output":
+        steps_left = (config.steps if horizon is None else horizon) - 1 - step
+        distance = distance_to_face(config, config.output_face)[None] if read == "output" else np.zeros((1, 1, 1, 1), int)
+        cone = cone & (distance <= steps_left)
     return cone
 
 
@@ -50,15 +59,27 @@ def exact_count(config: LatticeConfig) -> int:
 
 
 def firing(
-    config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""], read: Read = "cube"
+    config: LatticeConfig,
+    batch: int,
+    *,
+    sampled: bool,
+    key: Key[Array, ""],
+    read: Read = "cube",
+    started: Bool[Array, " batch"] | None = None,
+    horizon: Horizon | None = None,
 ) -> Float[Array, "steps #d h #w #batch 1"]:
     """How far each cell moves in each step: 0 or 1 as drawn at the update rate, or the rate itself as the expected value.
 
     Masks of "batch" are drawn once for all samples and let exactly `exact_count` cells fire, in the light cone or not. There is
-    one key a step, so a shorter pass fires as the start of a longer one.
+    one key a step, so a shorter pass fires as the start of a longer one. `started` says which samples do not begin quiescent:
+    all their cells may fire from the first step on.
     """
     depth, height, width = config.grid.depth, config.grid.height, config.grid.width
-    cone = jnp.asarray(light_cone(config, read)[..., None, None], jnp.float32)
+    cone = light_cone(config, read, horizon=horizon)[..., None, None]
+    if started is not None:
+        everywhere = light_cone(config, read, quiescent=False, horizon=horizon)[..., None, None]
+        cone = jnp.where(started.reshape(1, 1, 1, 1, batch, 1), everywhere, cone)
+    cone = jnp.asarray(cone, jnp.float32)
     if not sampled or config.update.rate == 1:
         return jnp.full((config.steps, 1, height, 1, 1, 1), float(config.update.rate)) * cone
     keys = jax.random.split(key, config.steps)
@@ -70,10 +91,10 @@ def firing(
     return jax.vmap(draw)(keys).astype(jnp.float32) * cone
 
 
-def most_firings(config: LatticeConfig, *, sampled: bool, read: Read = "cube") -> int:
-    """Cells that fire for some sample, summed over the steps, at most."""
+def most_firings(config: LatticeConfig, *, sampled: bool, read: Read = "cube", quiescent: bool = True) -> int:
+    """Cells that fire for some sample, summed over the steps, at most; `quiescent` where all samples start so."""
     grid = (config.grid.depth, config.grid.height, config.grid.width)
-    in_cone = np.broadcast_to(light_cone(config, read), (config.steps, *grid)).sum((1, 2, 3))
+    in_cone = np.broadcast_to(light_cone(config, read, quiescent=quiescent), (config.steps, *grid)).sum((1, 2, 3))
     if sampled and config.update.mask == "batch":
         in_cone = np.minimum(in_cone, exact_count(config))
     return int(in_cone.sum())

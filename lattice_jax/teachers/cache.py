@@ -4,29 +4,34 @@ Contract: one directory, a `store.Store`, for each description: the hashes of th
 settings of what is taken from it (`settings.describe`), the stored numbers. In it an embedding's address is the SHA-256 of its
 text. Only what is missing is computed, each different text once, longest first, and stored shard after shard: a process that
 is killed loses the shard in the making, at most `SHARD_SECONDS` and one call of `encode`. Several processes may fill one store;
-each leaves out what another one has finished. Texts are tokenized some at a time, so a million need little more memory than
-they fill themselves.
+each leaves out what another one has finished. Missing texts are tokenized once and kept as four bytes a token, about what the
+texts themselves take.
 
-`embed_texts` gives an array and is for what fits into memory; `extract` gives a view of the store. `record_corpus` writes
-`corpora/NAME.safetensors` into the store's directory: 'addresses' [texts, 32], the SHA-256 of every text of a corpus in its
-order, questions before answers. With it `open_corpus` finds row i for text i of `corpus_texts(NAME)`, without the teacher.
+`extract` stores what it computes and gives a view of the store; `embed_question` adds nothing to it, since a shard for every
+question that somebody asks would fill a directory with files. `record_corpus` writes `corpora/NAME.safetensors` into the
+store's directory: 'addresses' [texts, 32], the SHA-256 of every text of a corpus in its order, questions before answers. With
+it `open_corpus` finds row i for text i of `corpus_texts(NAME)`, without the teacher.
 """
 
 import hashlib
 import re
 import time
+import uuid
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.embed import (
+    COLLAPSED_COSINE,
     Progress,
     Teacher,
     TeacherTokenizer,
@@ -36,11 +41,12 @@ from lattice_jax.teachers.embed import (
     encode,
     load_teacher,
     load_tokenizer,
+    mean_pairwise_cosine,
     sweeps,
     tokenize,
 )
 from lattice_jax.teachers.settings import describe
-from lattice_jax.teachers.shards import ASIDE, SUFFIX, Rows, as_json, write_flushed
+from lattice_jax.teachers.shards import ADDRESS_BYTES, ASIDE, NUMBERS, SUFFIX, Rows, as_json, write_flushed
 from lattice_jax.teachers.store import Store, View, addresses_of, open_store
 from lattice_jax.teachers.weights import make_directory
 
@@ -68,32 +74,39 @@ class Extraction:
     """Texts that go on beyond the teacher's maximum length, so that their embedding leaves their end out."""
 
 
-def embed_texts(
-    texts: Sequence[str], config: TeacherConfig, *, on_progress: Progress | None = None
-) -> Float32[np.ndarray, "texts dimension"]:
-    """Embeddings of `texts` by the configured teacher, in their order, from the cache where they are there.
-
-    The teacher is loaded only if an embedding is missing; `on_progress` counts the missing ones, each different text once.
-    """
-    tokens = tokenize(load_tokenizer(config), texts)
-    embeddings = _extract(texts, config, None, on_progress).embeddings[:]
-    check_embeddings(embeddings, tokens)
-    return embeddings
-
-
 def extract(
     texts: Sequence[str], config: TeacherConfig, *, directory: Path | None = None, on_progress: Progress | None = None
 ) -> Extraction:
-    """As `embed_texts`, for any number of texts, into `teacher_store(config, directory)`; the result stays on disk.
+    """Embeddings of `texts` by the configured teacher, in their order, in `teacher_store(config, directory)`.
 
+    Weights are loaded only if an embedding is missing; `on_progress` counts the missing ones, each different text once.
     Embeddings that nothing can be learned from are refused as by `check_embeddings`: zero or not finite before they are stored,
     collapsed by a sample.
     """
     found = _extract(texts, config, directory, on_progress)
     sample = np.unique(np.linspace(0, max(len(texts) - 1, 0), COLLAPSE_ROWS, dtype=np.intp))[: len(texts)]
-    tokens = _tokenize_some(load_tokenizer(config), texts, sample)
-    check_embeddings(found.embeddings[sample], tokens)
+    embeddings = found.embeddings[sample]
+    if mean_pairwise_cosine(embeddings) > COLLAPSED_COSINE:
+        # Perhaps only because the tokenizer makes many of these texts equal, which is worth looking at now.
+        check_embeddings(embeddings, _tokenize_some(load_tokenizer(config), texts, sample))
     return found
+
+
+def embed_question(question: str, config: TeacherConfig) -> tuple[Float32[np.ndarray, "1 dimension"], bool]:
+    """The embedding of one text, and whether the teacher cut it: from the store if it is there, else computed and not stored.
+
+    Its numbers are rounded as the store would round them.
+    """
+    store = teacher_store(config)
+    row = store.find(addresses_of([question]))
+    if row[0] >= 0:
+        return store.read(row), bool(store.cut(row)[0])
+    teacher = load_teacher(config)
+    tokens = tokenize(teacher.tokenizer, [question])
+    embedding = encode(teacher, tokens, batch_size=1)
+    check_embeddings(embedding, tokens)
+    numbers, _ = NUMBERS[config.stored_as]
+    return embedding.astype(numbers).astype(np.float32), tokens[0].cut
 
 
 def _extract(texts: Sequence[str], config: TeacherConfig, directory: Path | None, on_progress: Progress | None) -> Extraction:
@@ -108,11 +121,6 @@ def _extract(texts: Sequence[str], config: TeacherConfig, directory: Path | None
         store, count = _compute(store, texts, addresses, missing, config, on_progress)
     rows = store.find(addresses)
     return Extraction(View(store, rows), count, int(store.cut(rows).sum()))
-
-
-def count_cut(texts: Sequence[str], config: TeacherConfig) -> int:
-    """How many of `texts` go on beyond the teacher's maximum length, so that their embedding leaves their end out."""
-    return sum(text.cut for text in tokenize(load_tokenizer(config), texts))
 
 
 def teacher_store(config: TeacherConfig, directory: Path | None = None) -> Store:
@@ -130,23 +138,33 @@ def teacher_store(config: TeacherConfig, directory: Path | None = None) -> Store
 def record_corpus(store: Store, name: str, addresses: UInt8[np.ndarray, "texts 32"]) -> Path:
     """Write down which texts a corpus has, in order; replaces what was written under this name."""
     path = _corpus_file(store, name)
-    aside = make_directory(path.parent) / f"{ASIDE}{path.name}"
+    make_directory(path.parent)
+    aside = store.directory / f"{ASIDE}{uuid.uuid4().hex}"
     write_flushed(aside, save({"addresses": addresses}, {"corpus": name}))
     return aside.replace(path)
 
 
+def recorded_corpora(store: Store) -> list[str]:
+    """Names under which `open_corpus` finds corpora."""
+    return sorted(path.stem for path in (store.directory / "corpora").glob(f"*{SUFFIX}"))
+
+
 def open_corpus(store: Store, name: str) -> View:
-    """The embeddings of a corpus that was recorded, in its order."""
+    """The embeddings of a corpus that was recorded, in its order; `InputError` where its record or one of them is lost."""
     path = _corpus_file(store, name)
     fix = f"run bin/embed --corpus {name} again"
     try:
         addresses = load_file(path)["addresses"]
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path} can't be read: {error}", expected="a corpus that bin/embed recorded", fix=fix) from error
+    if addresses.shape[1:] != (ADDRESS_BYTES,) or addresses.dtype != np.uint8:
+        raise InputError(
+            f"{path} holds {addresses.dtype} {addresses.shape}", expected="a corpus that bin/embed recorded", fix=fix
+        )
     rows = store.find(addresses)
     if (rows < 0).any():
         raise InputError(
-            f"{(rows < 0).sum()} of {len(rows)} texts of {name!r} are not stored in {store.directory}",
+            f"{path}: {(rows < 0).sum()} of {len(rows)} texts of {name!r} are not stored in {store.directory}",
             expected="the embedding of every text",
             fix=fix,
         )
@@ -164,6 +182,29 @@ def _missing(store: Store, addresses: UInt8[np.ndarray, "texts 32"]) -> Int[np.n
     return np.sort(absent[first])
 
 
+class _Tokenized(NamedTuple):
+    """Many texts as tokens, one after the other."""
+
+    ids: Int[np.ndarray, " tokens"]
+    ends: Int[np.ndarray, " texts+1"]
+    """Text i has the ids from ends[i] to ends[i + 1]."""
+    cut: Bool[np.ndarray, " texts"]
+
+    def take(self, which: Int[np.ndarray, " some"]) -> list[Tokens]:
+        """Some of the texts."""
+        return [Tokens(tuple(self.ids[self.ends[i] : self.ends[i + 1]].tolist()), bool(self.cut[i])) for i in which.tolist()]
+
+
+def _tokenize_all(tokenizer: TeacherTokenizer, texts: Sequence[str], indices: Int[np.ndarray, " missing"]) -> _Tokenized:
+    ids, lengths, cut = array("i"), [0], []
+    for some in np.split(indices, range(ENCODED_ROWS, len(indices), ENCODED_ROWS)):
+        for text in _tokenize_some(tokenizer, texts, some):
+            ids.extend(text.ids)
+            lengths.append(len(text.ids))
+            cut.append(text.cut)
+    return _Tokenized(np.frombuffer(ids, np.intc), np.cumsum(lengths), np.array(cut))
+
+
 def _tokenize_some(tokenizer: TeacherTokenizer, texts: Sequence[str], indices: Int[np.ndarray, " some"]) -> list[Tokens]:
     """Some of the texts as tokens; an error names the text by its place among all."""
     some: list[int] = indices.tolist()
@@ -179,15 +220,9 @@ def _compute(
     on_progress: Progress | None,
 ) -> tuple[Store, int]:
     """Encode and store what is missing; returns the store with it, and how many of them this process computed."""
-    tokenizer = load_tokenizer(config)
-    lengths = np.concatenate(
-        [
-            [len(text.ids) for text in _tokenize_some(tokenizer, texts, some)]
-            for some in np.split(missing, range(ENCODED_ROWS, len(missing), ENCODED_ROWS))
-        ]
-    )
+    tokenized, addresses = _tokenize_all(load_tokenizer(config), texts, missing), addresses[missing]
     teacher = load_teacher(config)
-    portions = [missing[some] for some in _portions(lengths, teacher, config.batch_size)]
+    portions = _portions(np.diff(tokenized.ends), teacher, config.batch_size)
     kept: list[Rows] = []
     reached, computed, began = 0, 0, time.monotonic()
     for number, portion in enumerate(portions):
@@ -200,11 +235,11 @@ def _compute(
         store = store.refreshed()
         some = portion[store.find(addresses[portion]) < 0]
         if len(some):
-            tokens = _tokenize_some(tokenizer, texts, some)
+            tokens = tokenized.take(some)
             embeddings = encode(teacher, tokens, batch_size=config.batch_size, on_batch=count_on)
             if len(some) == len(portion) and not last:
                 check_embeddings(embeddings, tokens)
-            kept.append(Rows(addresses[some], embeddings, np.array([text.cut for text in tokens])))
+            kept.append(Rows(addresses[some], embeddings, tokenized.cut[some]))
             computed += len(some)
         reached += len(portion)
         full = last or sum(len(rows.cut) for rows in kept) + len(portions[number + 1]) > SHARD_ROWS

@@ -11,7 +11,7 @@ Source: the safetensors format, eight bytes of length, a JSON header, then the t
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.families import FAMILIES, known_families
@@ -32,6 +32,7 @@ _BUFFERS = ("I64", "I32", "BOOL", "U8")
 """Types of position ids and masks, which some checkpoints carry and no parameter takes."""
 
 _AGAIN = "copy the checkpoint again, all of it"
+_TOKENIZER = "a tokenizer of the tokenizers library, whose parts fit each other"
 
 
 class _Place(NamedTuple):
@@ -151,7 +152,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
     try:
         values = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}", expected="a JSON object", fix="set other rights") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read: {error}", expected="a JSON object", fix=_AGAIN) from error
     if not isinstance(values, dict):
         raise InputError(f"{path} holds a {type(values).__name__}", expected="a JSON object", fix=_AGAIN)
@@ -159,20 +162,53 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, set neither to cut nor to pad."""
+    """The tokenizer of a tokenizer.json, set neither to cut nor to pad; `InputError` where the library can't read it."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing",
             expected="a tokenizer.json, which every fast tokenizer has",
             fix="save the tokenizer with transformers: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)",
         )
-    model = read_json(path).get("model")
+    values = read_json(path)
+    model = values.get("model")
     if not isinstance(model, dict) or not model.get("vocab"):
-        raise InputError(f"{path} has no vocabulary", expected="a tokenizer of the tokenizers library", fix=_AGAIN)
-    tokenizer = Tokenizer.from_file(str(path))
+        raise InputError(f"{path} has no vocabulary", expected=_TOKENIZER, fix=_AGAIN)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception, nothing narrower, for a file that it can't read
+        raise InputError(f"{path} can't be read: {error}", expected=_TOKENIZER, fix=_AGAIN) from error
+    if undefined := _undefined_marks(values):
+        raise InputError(
+            f"{path} puts {', '.join(undefined)} around texts and doesn't define it", expected=_TOKENIZER, fix=_AGAIN
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _undefined_marks(values: dict[str, Any]) -> list[str]:
+    """Special tokens of a readable tokenizer's template that it has no ids for; using one would crash the library."""
+    processor = values.get("post_processor") or {}
+    templates = [step for step in (processor, *processor.get("processors", ())) if {"single", "special_tokens"} <= step.keys()]
+    return sorted(
+        {
+            piece["SpecialToken"]["id"]
+            for template in templates
+            for piece in (*template["single"], *template["pair"])
+            if "SpecialToken" in piece and piece["SpecialToken"]["id"] not in template["special_tokens"]
+        }
+    )
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], directory: Path) -> list[Encoding]:
+    """Every text by the tokenizer of the teacher in `directory`; `InputError` where it turns out to be broken.
+
+    A tokenizer.json can be read and still not work: a text then needs a token that its vocabulary lacks, say.
+    """
+    try:
+        return tokenizer.encode_batch(list(texts))
+    except Exception as error:  # the library raises a bare Exception, nothing narrower, for whatever its parts can't do
+        raise InputError(f"the tokenizer in {directory} fails: {error}", expected=_TOKENIZER, fix=_AGAIN) from error
 
 
 def open_tensors(directory: Path) -> tuple[Tensors, list[Path]]:

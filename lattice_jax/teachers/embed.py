@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,7 +26,7 @@ from tokenizers import Tokenizer
 from lattice_jax.config import TeacherConfig
 from lattice_jax.config.teacher import PLACE_OF_TEXT
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.checkpoint import Checkpoint
+from lattice_jax.teachers.checkpoint import Checkpoint, encode_texts
 from lattice_jax.teachers.families import FAMILIES
 from lattice_jax.teachers.filling import fill, parameter_shapes
 from lattice_jax.teachers.llama import LlamaConfig
@@ -65,6 +66,8 @@ class TeacherTokenizer:
 
     tokenizer: Tokenizer
     template: str
+    directory: Path
+    """Of the teacher, for messages."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
 
 def _tokenizer(checkpoint: Checkpoint, settings: Settings) -> TeacherTokenizer:
     checkpoint.tokenizer.enable_truncation(settings.max_length)
-    return TeacherTokenizer(checkpoint.tokenizer, settings.template)
+    return TeacherTokenizer(checkpoint.tokenizer, settings.template, checkpoint.directory)
 
 
 def tokenize(teacher: TeacherTokenizer, texts: Sequence[str], places: Sequence[int] | None = None) -> list[Tokens]:
@@ -138,7 +141,7 @@ def tokenize(teacher: TeacherTokenizer, texts: Sequence[str], places: Sequence[i
             ) from error
     templated = teacher.template != PLACE_OF_TEXT
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    encodings = tokenizer.encode_batch(list(texts))
+    encodings = encode_texts(tokenizer, texts, teacher.directory)
     for index, text, encoding in zip(places, texts, encodings, strict=True):
         if len(encoding.ids) <= special:
             raise InputError(
@@ -147,14 +150,15 @@ def tokenize(teacher: TeacherTokenizer, texts: Sequence[str], places: Sequence[i
                 fix="correct or remove this text",
             )
     if templated:
-        encodings = tokenizer.encode_batch([teacher.template.replace(PLACE_OF_TEXT, text) for text in texts])
+        filled = [teacher.template.replace(PLACE_OF_TEXT, text) for text in texts]
+        encodings = encode_texts(tokenizer, filled, teacher.directory)
     return [Tokens(tuple(encoding.ids), bool(encoding.overflowing)) for encoding in encodings]
 
 
 def embed(
     teacher: Teacher, texts: Sequence[str], *, batch_size: int, on_batch: Progress | None = None
 ) -> Float32[np.ndarray, "texts dimension"]:
-    """Embeddings of `texts`, in their order; see `cache.embed_texts` for embeddings that are kept."""
+    """Embeddings of `texts`, in their order; see `cache.extract` for embeddings that are kept."""
     tokens = tokenize(teacher.tokenizer, texts)
     embeddings = encode(teacher, tokens, batch_size=batch_size, on_batch=on_batch)
     check_embeddings(embeddings, tokens)

@@ -13,7 +13,7 @@ import jax
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.checkpoint import Checkpoint
+from lattice_jax.teachers.checkpoint import Checkpoint, encode_texts
 from lattice_jax.teachers.families import FAMILIES, EncoderSizes
 from lattice_jax.teachers.weights import open_teacher
 
@@ -49,7 +49,9 @@ def encoder_sizes(checkpoint: Checkpoint) -> EncoderSizes:
     """The sizes of a checkpoint's encoder; `InputError` where its tokenizer doesn't fit them."""
     sizes = FAMILIES[checkpoint.config["model_type"]].read_config(checkpoint.config)
     words = checkpoint.tokenizer.get_vocab(with_added_tokens=True)
-    highest = max(words.values(), default=-1)
+    # Its own marks too, which it may put around a text without listing them as words.
+    marks = encode_texts(checkpoint.tokenizer, [""], checkpoint.directory)[0].ids
+    highest = max([*words.values(), *marks], default=-1)
     # Tables are rounded up to multiples of 64 or the like; one of twice the size belongs to another tokenizer.
     if not sizes.vocabulary_size // 2 <= highest < sizes.vocabulary_size:
         raise InputError(

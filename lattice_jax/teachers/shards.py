@@ -6,17 +6,16 @@ embedding besides the text, and `rows`, the SHA-256 over addresses, checksums an
 
 What is read is checked, as far as it is read: opening checks size and header, `read_keys` addresses, checksums and cuts, and
 whoever reads an embedding its checksum, so that nothing damaged is used and no gigabytes are hashed to say so. `find_damage`
-reads it all. A damaged shard is an `InputError` that names it. A file that is cut short while it is mapped ends the process by
-a signal, as with any mapped file.
+reads it all. A damaged shard is an `InputError` that names it.
 """
 
 import hashlib
 import json
-import mmap
 import os
 import uuid
 import zlib
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,14 +76,6 @@ class Keys(NamedTuple):
     cut: Bool[np.ndarray, " rows"]
 
 
-class Mapped(NamedTuple):
-    """The embeddings of a shard in mapped memory."""
-
-    memory: mmap.mmap
-    """For `madvise`, which np.memmap does not offer."""
-    rows: UInt8[np.ndarray, "rows bytes"]
-
-
 def as_json(description: dict) -> str:
     """The one spelling of a description."""
     return json.dumps(description, sort_keys=True)
@@ -134,12 +125,16 @@ def unwritable(directory: Path, error: OSError) -> InputError:
 
 
 class OpenShard:
-    """A shard whose size and header were found to be right. Its embeddings are mapped into memory on demand."""
+    """A shard whose size and header were found to be right."""
 
     def __init__(self, path: Path, shard: Shard, description: dict):
         self.path, self.shard = path, shard
-        self._width = description["dimension"] * NUMBERS[description["stored_as"]][0].itemsize
         self._offsets, self._digest = _check_header(path, shard, description)
+
+    @property
+    def embeddings_at(self) -> int:
+        """Where in the file the embedding of row 0 begins; the others follow without gaps."""
+        return self._offsets["embeddings"]
 
     def read_keys(self) -> Keys:
         """Addresses, checksums and cuts, checked."""
@@ -162,15 +157,16 @@ class OpenShard:
             raise damaged(self.path, "holds altered addresses, checksums or cuts")
         return keys
 
-    def map_embeddings(self) -> Mapped:
-        """The embeddings' bytes as they lie in the file, unchecked, see `refuse_row`."""
-        found = self.path.stat().st_size if self.path.is_file() else 0
+    def open_file(self) -> FileIO:
+        """The file, found to be as long as it was; what it holds is unchecked, see `refuse_row` and `refuse_end`."""
+        try:
+            file = FileIO(self.path)
+        except OSError as error:
+            raise damaged(self.path, f"can't be read: {error.strerror}") from error
+        found = os.fstat(file.fileno()).st_size
         if found != self.shard.size:
             raise damaged(self.path, f"has {found:,} bytes instead of {self.shard.size:,}")
-        with self.path.open("rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        start, count = self._offsets["embeddings"], self.shard.rows
-        return Mapped(memory, np.frombuffer(memory, np.uint8, count * self._width, start).reshape(count, self._width))
+        return file
 
     def refuse_row(self, row: int) -> InputError:
         """What is raised where the bytes of an embedding don't have its checksum."""

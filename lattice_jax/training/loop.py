@@ -1,10 +1,11 @@
 """The one training loop, for every objective.
 
 Contract: an objective is a pure function `objective(params, batch, *, key) -> (loss, metrics)`; modes differ by objective,
-never by a second loop. Step s depends on the state, the base key and s alone: its batch is a pure function of (key, s) and
-its random key is `fold_in(key, s)`, so a resumed run equals an uninterrupted one bit for bit. Each step is dispatched before
-the metrics of the one before are fetched (after google-deepmind/nanodo), and nothing is saved before its loss is known to be
-finite.
+never by a second loop. One that remembers, `objective(params, batch, memory, *, key) -> (loss, (metrics, memory))`, gets the
+memory that the step before left, which is part of the state and of every checkpoint. Step s depends on the state, the base key
+and s alone: its batch is a pure function of (key, s) and its random key is `fold_in(key, s)`, so a resumed run equals an
+uninterrupted one bit for bit. Each step is dispatched before the metrics of the one before are fetched (after
+google-deepmind/nanodo), and nothing is saved before its loss is known to be finite.
 """
 
 import functools
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from lattice_jax.config import TrainingConfig
-from lattice_jax.errors import InputError
+from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Best, Checkpoints, Receipt, abstract
 from lattice_jax.training.monitor import Monitor
 
@@ -33,6 +34,17 @@ class Objective(Protocol):
 
     def __call__(self, params: Any, batch: dict[str, Array], *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]: ...
 
+
+class RememberingObjective(Protocol):
+    """An objective that also takes a memory, any pytree of arrays, and returns the next one."""
+
+    def __call__(
+        self, params: Any, batch: dict[str, Array], memory: Any, *, key: PRNGKeyArray
+    ) -> tuple[Array, tuple[dict[str, Array], Any]]: ...
+
+
+GradientMetrics = Callable[[Any], dict[str, Array]]
+"""Gradients of the parameters to scalars to record."""
 
 Validate = Callable[[Any], Mapping[str, float]]
 """Parameters to the figures that choices are made by."""
@@ -45,6 +57,8 @@ class TrainState(NamedTuple):
     optimizer_state: Any
     step: Int32[Array, ""]
     """Updates made so far."""
+    memory: Any = None
+    """What a remembering objective hands from one step to the next; None where nothing is remembered."""
 
 
 class FitResult(NamedTuple):
@@ -60,7 +74,7 @@ class FitResult(NamedTuple):
     """The last checkpoint, with its size and the seconds it took."""
 
 
-class NonFiniteLoss(InputError):
+class NonFiniteLoss(NonFinite):
     """A metric stopped being a number: the settings make the run diverge."""
 
     def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints | None):
@@ -68,73 +82,98 @@ class NonFiniteLoss(InputError):
         kept = "" if saved is None else f"; the checkpoint of step {saved} is untouched, --resume continues from it"
         super().__init__(
             f"{name} is {value} at step {step}",
+            step=step,
             expected="a finite number",
             fix="lower --config.optimizer.learning_rate or --config.optimizer.gradient_clip, or raise "
             f"--config.optimizer.warmup_steps{kept}",
         )
-        self.step = step
 
 
-def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step: moments lie where their parameters do, counters on all devices of `params`.
+def initial_state(params: Any, optimizer: optax.GradientTransformation, memory: Any = None) -> TrainState:
+    """The state before the first step: moments lie where their parameters do, counters and memory on all devices of `params`.
 
     Optax creates counters on the default device; left there, the first step would move them and the second compile again.
     """
-    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), memory)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(params)]
     meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
     counter_sharding = NamedSharding(meshes[0], PartitionSpec()) if meshes else shardings[0]
     return jax.tree.map(lambda leaf: leaf if leaf.committed else jax.device_put(leaf, counter_sharding), state)
 
 
-def in_micro_batches(differentiate: Callable, params: Any, batch: dict[str, Array], key: PRNGKeyArray, size: int):
-    """`differentiate(params, batch, key=)` as the mean over parts of `size` samples, each with a key of its own.
+def in_micro_batches(differentiate: Callable, params: Any, batch: dict[str, Array], memory: Any, key: PRNGKeyArray, size: int):
+    """`differentiate(params, batch, memory, key=)` as the mean over parts of `size` samples, each with a key of its own.
 
-    Losses and metrics that are means over samples, and their gradients, are those of the whole batch.
+    Losses and metrics that are means over samples, and their gradients, are those of the whole batch. Each part gets the memory
+    that the one before left.
     """
     samples = len(next(iter(batch.values())))
     parts = jax.tree.map(lambda values: values.reshape(samples // size, size, *values.shape[1:]), batch)
     keys = jax.random.split(key, samples // size)
 
-    def add(total, part):
-        found = differentiate(params, part[0], key=part[1])
-        return jax.tree.map(jnp.add, total, found), None
+    def add(carried, part):
+        total, memory = carried
+        (loss, (metrics, memory)), gradients = differentiate(params, part[0], memory, key=part[1])
+        return (jax.tree.map(jnp.add, total, (loss, metrics, gradients)), memory), None
 
-    first = differentiate(params, jax.tree.map(lambda values: values[0], parts), key=keys[0])
-    total, _ = jax.lax.scan(add, first, (jax.tree.map(lambda values: values[1:], parts), keys[1:]))
-    return jax.tree.map(lambda value: value * (size / samples), total)
+    first = jax.tree.map(lambda values: values[0], parts)
+    (loss, (metrics, memory)), gradients = differentiate(params, first, memory, key=keys[0])
+    rest = (jax.tree.map(lambda values: values[1:], parts), keys[1:])
+    (total, memory), _ = jax.lax.scan(add, ((loss, metrics, gradients), memory), rest)
+    loss, metrics, gradients = jax.tree.map(lambda value: value * (size / samples), total)
+    return (loss, (metrics, memory)), gradients
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, like: TrainState, *, micro_batch: int = 0
+    objective: Objective | RememberingObjective,
+    optimizer: optax.GradientTransformation,
+    like: TrainState,
+    *,
+    micro_batch: int = 0,
+    gradient_metrics: GradientMetrics | None = None,
 ) -> Callable:
     """The jitted `step(state, batch, key) -> (state, metrics)`; `state` is donated, so the caller's copy is gone.
 
-    With `micro_batch` the gradient is computed for so many samples at a time.
+    The objective is a remembering one where `like` holds a memory. With `micro_batch` the gradient is computed for so many
+    samples at a time.
 
     Every leaf of the new state lies where it lies in `like`: left to itself, the compiler may spread a leaf differently from
     one step to the next, which compiles again and makes a resumed run add up in another order. The metrics are the
-    objective's own, with "loss" and "gradient_norm" (global, before clipping).
+    objective's own, with "loss", "gradient_norm" (global, before clipping) and those that `gradient_metrics` finds.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, like)
+    remembering = cast(RememberingObjective, objective) if like.memory is not None else _forgetful(cast(Objective, objective))
 
     @functools.partial(jax.jit, donate_argnames="state", out_shardings=(placement, None))
     def train_step(
         state: TrainState, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-        differentiate, drawn = jax.value_and_grad(objective, has_aux=True), jax.random.fold_in(key, state.step)
+        differentiate, drawn = jax.value_and_grad(remembering, has_aux=True), jax.random.fold_in(key, state.step)
         if micro_batch:
-            (loss, metrics), gradients = in_micro_batches(differentiate, state.params, batch, drawn, micro_batch)
+            found = in_micro_batches(differentiate, state.params, batch, state.memory, drawn, micro_batch)
         else:
-            (loss, metrics), gradients = differentiate(state.params, batch, key=drawn)
+            found = differentiate(state.params, batch, state.memory, key=drawn)
+        (loss, (metrics, memory)), gradients = found
         # optax multiplies floats by integer counts, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **metrics}
-        return TrainState(params, optimizer_state, state.step + 1), metrics
+        if gradient_metrics:
+            metrics |= gradient_metrics(gradients)
+        return TrainState(params, optimizer_state, state.step + 1, memory), metrics
 
     return train_step
+
+
+def _forgetful(objective: Objective) -> RememberingObjective:
+    """An objective without memory, called as one that has it."""
+
+    def remembering(params, batch, memory, *, key):
+        loss, metrics = objective(params, batch, key=key)
+        return loss, (metrics, memory)
+
+    return remembering
 
 
 def batch_indices(key: PRNGKeyArray, step: int, *, samples: int, batch_size: int) -> np.ndarray:
@@ -189,7 +228,7 @@ class _DeviceCopy:
 def fit(
     state: TrainState,
     *,
-    objective: Objective,
+    objective: Objective | RememberingObjective,
     optimizer: optax.GradientTransformation,
     data: dict[str, np.ndarray],
     config: TrainingConfig,
@@ -199,6 +238,7 @@ def fit(
     best: Best = Best(),  # noqa: B008, an immutable tuple
     checkpoints: Checkpoints | None = None,
     monitor: Monitor | None = None,
+    gradient_metrics: GradientMetrics | None = None,
 ) -> FitResult:
     """Trains from `state.step` to `config.steps`, or until patience is spent or Ctrl-C; returns the best parameters.
 
@@ -208,7 +248,7 @@ def fit(
     """
     order_key, step_key = jax.random.split(key)
     samples = len(next(iter(data.values())))
-    train_step = make_train_step(objective, optimizer, state, micro_batch=config.micro_batch)
+    train_step = make_train_step(objective, optimizer, state, micro_batch=config.micro_batch, gradient_metrics=gradient_metrics)
     keeper = checkpoints or _DeviceCopy()
     fetch = functools.partial(_fetch, checkpoints=checkpoints)
 

@@ -4,7 +4,8 @@ Contract: `<workdir>/metrics.jsonl` is the source of truth, one JSON object a st
 <metrics>, "timing": {"seconds": …, "samples_per_second": …}}`. Everything outside "timing" is a pure function of the
 configuration, so a resumed run, which cuts the rows after its checkpoint, ends with the rows of an uninterrupted one.
 TensorBoard events beside it hold the same numbers. On a terminal a progress line shows the last values; elsewhere one plain
-line is printed at every look at the validation pairs.
+line is printed at every look at the validation pairs. What detectors find wrong (`alerts.py`) is printed once when it begins,
+and stays in `<workdir>/alerts.jsonl` and in TensorBoard, as text.
 """
 
 import json
@@ -16,13 +17,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from lattice_jax.errors import InputError
+from lattice_jax.training.alerts import Alert, Detector, NonFinite, Watch
 
 METRICS = "metrics.jsonl"
+ALERTS = "alerts.jsonl"
 _SHOWN = {"loss": "loss", "similarity": "similarity", "validation_similarity": "validation"}
 
 
@@ -38,17 +43,26 @@ class Monitor:
         print_every: int,
         resume_step: int | None = None,
         console: Console | None = None,
+        detectors: Mapping[str, Detector] | None = None,
     ):
-        """`resume_step` None starts a new record and refuses to touch an old one; else the rows after that step are cut."""
-        self._path = Path(workdir) / METRICS
+        """`resume_step` None starts a new record and refuses to touch an old one; else the rows after that step are cut.
+
+        `detectors` are what the run is watched for, by the kind of their alerts; none by default.
+        """
+        self._path, self._alerts_path = Path(workdir) / METRICS, Path(workdir) / ALERTS
         self._steps, self._batch_size, self._print_every, self._resume_step = steps, batch_size, print_every, resume_step
         self._console = console or Console()
         self._shown: dict[str, float] = {}
+        self._watch = Watch(detectors or {})
+        self._process = psutil.Process()
 
     def __enter__(self) -> "Monitor":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._resume_step is not None:
             cut_metrics(self._path, self._resume_step)
+            cut_metrics(self._alerts_path, self._resume_step)
+            for row in read_metrics(self._path) if self._path.exists() else []:
+                self._watch.see(row)  # what they tell is in the alerts that were kept
         elif self._path.exists() and self._path.stat().st_size:
             raise InputError(
                 f"{self._path} already records a run",
@@ -72,7 +86,9 @@ class Monitor:
         self._last_time = time.perf_counter()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, NonFinite):
+            self._alert(error.alert())
         self._progress.stop()
         self._events.close()
         self._rows.close()
@@ -80,14 +96,24 @@ class Monitor:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the row of `step` and moves the display on."""
         now = time.perf_counter()
-        timing = {"seconds": now - self._last_time}
+        timing = {"seconds": now - self._last_time, "memory_bytes": self._process.memory_info().rss}
         if "loss" in metrics:
             timing["samples_per_second"] = self._batch_size / timing["seconds"]
         self._last_time = now
-        self._rows.write(json.dumps({"step": step, **metrics, "timing": timing}, allow_nan=False) + "\n")
+        row = {"step": step, **metrics, "timing": timing}
+        self._rows.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
         self._show(step, {**metrics, **timing})
+        for alert in self._watch.see(row):
+            self._alert(alert)
+
+    def _alert(self, alert: Alert) -> None:
+        with self._alerts_path.open("a") as file:
+            file.write(json.dumps(alert._asdict()) + "\n")
+        self._events.add_text(f"alerts/{alert.kind}", f"{alert.message}\n\nfix: {alert.fix}", alert.step)
+        told = Text(f"step {alert.step}, {alert.kind.replace('_', ' ')}: ", style="bold yellow")
+        self._console.print(told.append(f"{alert.message}\n  fix: {alert.fix}", style="not bold"), soft_wrap=True)
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         self._shown.update(values)
@@ -101,7 +127,7 @@ class Monitor:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The rows of a metrics file; a last line torn by a kill is left out."""
+    """The rows of a file of metrics or alerts; a last line torn by a kill is left out."""
     *lines, _torn = Path(path).read_text().split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -117,7 +143,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def cut_metrics(path: str | os.PathLike, step: int) -> None:
-    """Removes the rows after `step`, atomically; a missing file stays missing."""
+    """Removes the rows after `step` from a file of metrics or alerts, atomically; a missing file stays missing."""
     path = Path(path)
     if not path.exists():
         return

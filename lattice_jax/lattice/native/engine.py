@@ -40,6 +40,8 @@ class Pass(NamedTuple):
     firings: int
     keeps: bool
     """Whether what each firing computed is stored for the backward pass."""
+    started: bool = False
+    """Whether a start state is given, instead of the quiescent one."""
 
     @property
     def defers(self) -> bool:
@@ -62,6 +64,7 @@ class Pass(NamedTuple):
         values += [config.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
         values += [config.update.bound == "tanh", self.keeps, self.defers]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
+        values += [self.started]
         return np.array(values, np.int32)
 
     def sizes(self) -> tuple[int, int, int, int]:
@@ -108,42 +111,46 @@ def _with_receivers(table: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(part, np.int32) for part in (table, first, receivers)]
 
 
-def _arguments(of: Pass, parameters: Parameters, injected: Array, fires: Array) -> list:
+def _arguments(of: Pass, parameters: Parameters, injected: Array, fires: Array, start: State | None) -> list:
     """In the order of `enum Argument` in handlers.c."""
     with jax.ensure_compile_time_eval():
         on_face = np.asarray(face_mask(of.config.input_face, of.config.grid)).reshape(-1)
     face_index = np.where(on_face, np.cumsum(on_face) - 1, -1).astype(np.int32)
     epsilon = np.array([of.config.cell.normalisation_epsilon], np.float32)
     weights = [parameters[name] for name in cell.shapes(of.config.cell)]
-    return [of.settings(), epsilon, *_tables(of.config), face_index, fires, injected, *weights]
+    begins = [np.zeros(1, np.float32)] * 2 if start is None else [*start]  # where there is no start state, nothing reads it
+    return [of.settings(), epsilon, *_tables(of.config), face_index, fires, injected, *begins, *weights]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _advance(of: Pass, parameters: Parameters, injected: Array, fires: Array) -> tuple[Array, Array, Array]:
+def _advance(
+    of: Pass, parameters: Parameters, injected: Array, fires: Array, start: State | None
+) -> tuple[Array, Array, Array]:
     of = of._replace(keeps=False)  # no backward pass will read it
     call = jax.ffi.ffi_call("lattice_answer", [*of.state(), _floats(of.sizes()[0])])
-    visible, memory, squares, _ = call(*_arguments(of, parameters, injected, fires))
+    visible, memory, squares, _ = call(*_arguments(of, parameters, injected, fires, start))
     return visible, memory, squares
 
 
-def _advance_forward(of: Pass, parameters: Parameters, injected: Array, fires: Array):
+def _advance_forward(of: Pass, parameters: Parameters, injected: Array, fires: Array, start: State | None):
     call = jax.ffi.ffi_call("lattice_forward", [*of.state(), _floats(of.sizes()[1]), _floats(of.versions_size())])
-    visible, memory, squares, _, kept = call(*_arguments(of, parameters, injected, fires))
-    return (visible, memory, squares), (parameters, injected, fires, kept)
+    visible, memory, squares, _, kept = call(*_arguments(of, parameters, injected, fires, start))
+    return (visible, memory, squares), (parameters, injected, fires, start, kept)
 
 
 def _advance_backward(of: Pass, residuals, gradients):
-    parameters, injected, fires, kept = residuals
+    parameters, injected, fires, start, kept = residuals
     names = list(cell.shapes(of.config.cell))
     results = [_floats(*parameters[name].shape) for name in names]
-    arguments = _arguments(of, parameters, injected, fires)
+    arguments = _arguments(of, parameters, injected, fires, start)
     call = jax.ffi.ffi_call(
         "lattice_backward",
         [*results, _floats(*injected.shape), _floats(*kept.shape), _floats(of.sizes()[2])],
         input_output_aliases={len(arguments): len(results) + 1},
     )
     found = cast(list[Array], call(*arguments, kept, *gradients))
-    return dict(zip(names, found, strict=False)), found[len(names)], jnp.zeros_like(fires)
+    none_to_start = jax.tree.map(jnp.zeros_like, start)
+    return dict(zip(names, found, strict=False)), found[len(names)], jnp.zeros_like(fires), none_to_start
 
 
 _advance.defvjp(_advance_forward, _advance_backward)
@@ -165,14 +172,17 @@ def advance(
     *,
     config: LatticeConfig,
     firings: int,
+    start: State | None = None,
 ) -> tuple[State, Float[Array, "steps 2 batch"]]:
     """The last state, and each step's sums of squares of the change of the visible channels and of these themselves.
 
     `firings`: how many firings, summed over cells and steps, there can be at most; the memory of the backward pass is laid out
-    for them, and touched as far as they happen.
+    for them, and touched as far as they happen. `start`: what the cells hold before the injection, quiescent where there is
+    none; it gets no gradient.
     """
     size, batch = config.grid, injected.shape[3]
     fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
     of = Pass(config, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
-    visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires))
+    of = of._replace(started=start is not None)
+    visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires, start))
     return State(visible, memory), squares

@@ -22,6 +22,7 @@ enum Setting {
   PERCEIVED,
   GATED,
   FIRES_BATCH,
+  STARTED,
   SETTINGS
 };
 
@@ -93,6 +94,8 @@ enum Argument {
   FACE_INDEX,
   FIRES,
   INJECTED,
+  START_VISIBLE,
+  START_MEMORY,
   WEIGHTS,
   BACKWARD_ARGUMENTS = WEIGHTS + PARAMETERS
 };
@@ -109,6 +112,10 @@ static Lattice read_lattice(const XLA_FFI_CallFrame* frame) {
   lattice.face_index = argument(frame, FACE_INDEX);
   lattice.fires = argument(frame, FIRES);
   lattice.injected = argument(frame, INJECTED);
+  if (((const int32_t*)argument(frame, SETTINGS_ARGUMENT))[STARTED]) {
+    lattice.start_visible = argument(frame, START_VISIBLE);
+    lattice.start_memory = argument(frame, START_MEMORY);
+  }
   for (int name = 0; name < PARAMETERS; name++) lattice.weights[name] = argument(frame, WEIGHTS + name);
   return lattice;
 }

@@ -46,8 +46,9 @@ typedef struct {
   Neighbourhood perception, gate;
   const float* fires; /* [steps][cells][fires_batch] */
   long fires_batch;
-  const float* injected;     /* [face cells][batch][channels] */
-  const int32_t* face_index; /* [cells], -1 off the face */
+  const float* injected;                     /* [face cells][batch][channels] */
+  const float *start_visible, *start_memory; /* [cells][batch][channels], or NULL for the quiescent state */
+  const int32_t* face_index;                 /* [cells], -1 off the face */
 } Lattice;
 
 typedef struct {

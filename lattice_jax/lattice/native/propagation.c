@@ -164,6 +164,14 @@ long forward_workspace_size(const Lattice* lattice, int with_versions) {
   return kept_states + lattice->cells * lattice->batch * (lattice->hidden + 2) + lattice->threads * scratch_size(lattice);
 }
 
+/* What a cell starts with: its part of a field, or zeros where there is none. */
+static void copy_or_clear(float* cell_values, const float* field, long start, long size) {
+  if (field)
+    memcpy(cell_values, field + start, sizeof(float) * size);
+  else
+    memset(cell_values, 0, sizeof(float) * size);
+}
+
 static void start_cell(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
   const Lattice* lattice = pass->lattice;
@@ -173,8 +181,8 @@ static void start_cell(const Job* job, long t, long cell, Scratch* scratch) {
   if (face >= 0)
     memcpy(held.visible, lattice->injected + face * narrow, sizeof(float) * narrow);
   else
-    memset(held.visible, 0, sizeof(float) * narrow);
-  memset(held.memory, 0, sizeof(float) * narrow);
+    copy_or_clear(held.visible, lattice->start_visible, cell * narrow, narrow);
+  copy_or_clear(held.memory, lattice->start_memory, cell * narrow, narrow);
   for (long b = 0; b < lattice->batch; b++) {
     float power = 0;
     for (long c = 0; c < lattice->channels; c++)

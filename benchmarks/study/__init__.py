@@ -1,0 +1,1 @@
+"""The arms of the studies, and their table."""

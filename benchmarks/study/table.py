@@ -1,0 +1,102 @@
+"""The ablation table: held-out figures over seeds, and emergence figures where runs have them.
+
+Contract: figures of `ensemble.json` and `summary.json` in, rows and Markdown out. The gain over the reference is paired over
+the held-out pairs, each pair's score averaged over the seeds first, with the package's own bootstrap.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study.arms import REFERENCE, Arm
+from lattice_jax.evaluation.similarity import paired_difference
+
+
+def gather(arms: Sequence[Arm], found: Mapping[str, dict], summaries: Mapping[str, Sequence[dict]]) -> list[dict[str, Any]]:
+    """A row for each arm."""
+    reference = found[REFERENCE.name]["mean_member_pairs"]
+    rows = []
+    for arm in arms:
+        ensemble, runs = found[arm.name], summaries[arm.name]
+        gains = {}
+        for name in ("similarity", "mrr"):
+            ours, theirs = np.array(ensemble["mean_member_pairs"][name]), np.array(reference[name])
+            gain = paired_difference(ours, theirs)
+            gains[name] = {"value": gain.value, "interval": [gain.low, gain.high]}
+        rows.append(
+            {
+                "study": arm.study,
+                "arm": arm.name,
+                "settings": dict(arm.settings),
+                "seeds": [member["seed"] for member in ensemble["members"]],
+                "parameters": runs[0]["parameters"],
+                "seconds": statistics.mean(one["seconds"] for one in runs),
+                "spread": ensemble["spread"],
+                "gain_over_reference": gains,
+                "ensemble": {name: ensemble["ensemble"][name] for name in ("similarity", "mrr")},
+                "baselines": {
+                    name: {measure: row[measure] for measure in ("similarity", "mrr")}
+                    for name, row in ensemble["baselines"].items()
+                },
+                "emergence": emergence(runs),
+            }
+        )
+    return rows
+
+
+def emergence(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Each emergence metric that every run has: mean over the runs of value and z-score."""
+    measured = [one.get("emergence", {}) for one in runs]
+    names = [name for name in measured[0] if all(name in one for one in measured)]
+    return {name: {part: statistics.mean(one[name][part] for one in measured) for part in ("value", "z")} for name in names}
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
+    """The page `studies.md`."""
+    seeds = ", ".join(map(str, rows[0]["seeds"]))
+    lines = [
+        "# Studies of the main job",
+        "",
+        f"Mean ± standard deviation over the seeds {seeds}. *Gain*: held-out similarity over the main job's, paired, 95 %.",
+        "",
+        "| study | arm | parameters | validation similarity | held-out similarity | gain | held-out MRR "
+        "| training similarity | ensemble similarity / MRR | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        spread, gain = row["spread"], row["gain_over_reference"]["similarity"]
+        told = "" if row["arm"] == REFERENCE.name else "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["value"], *gain["interval"])
+        figures = [
+            row["study"],
+            row["arm"],
+            f"{row['parameters']:,}",
+            _spread(spread["validation"]["similarity"]),
+            _spread(spread["held_out"]["similarity"]),
+            told,
+            _spread(spread["held_out"]["mrr"]),
+            _spread(spread["train"]["similarity"]),
+            f"{row['ensemble']['similarity']:.3f} / {row['ensemble']['mrr']:.3f}",
+            f"{row['seconds'] / 60:.1f}",
+        ]
+        lines.append(f"| {' | '.join(figures)} |")
+    baselines = ", ".join(f"{name} {one['similarity']:.3f} / {one['mrr']:.3f}" for name, one in rows[0]["baselines"].items())
+    lines += ["", f"Baselines on the same held-out pairs, similarity / MRR: {baselines}.", ""]
+    metrics = list(dict.fromkeys(name for row in rows for name in row["emergence"]))
+    if metrics:
+        lines += ["Emergence, value (z against its null model):", "", "| arm | " + " | ".join(metrics) + " |"]
+        lines += ["|---|" + "---:|" * len(metrics)]
+        for row in rows:
+            cells = [_emerged(row["emergence"].get(name)) for name in metrics]
+            lines.append(f"| {row['arm']} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join([*lines, f"`{command}`", ""])
+
+
+def _spread(one: Mapping[str, float]) -> str:
+    return f"{one['mean']:.3f} ± {one['deviation']:.3f}"
+
+
+def _emerged(one: Mapping[str, float] | None) -> str:
+    return "" if one is None else f"{one['value']:.3g} ({one['z']:+.1f})"

@@ -1,0 +1,56 @@
+"""Settings of what is observed of a cube: how often, and on how many questions."""
+
+from dataclasses import dataclass
+
+from lattice_jax.config.checks import require, require_kinds
+from lattice_jax.config.learning import TrainingConfig
+
+
+@dataclass(frozen=True)
+class EmergenceConfig:
+    """Emergence metrics: a few while the cube learns, all of them when the run has ended."""
+
+    every: int = 20
+    """Training steps between two measurements of the cheap metrics on validation questions, each at the next look at the
+    validation pairs (training.evaluate_every); 0 measures at the end of the run alone."""
+    at_end: bool = True
+    """Measure everything when the run has ended, on the best parameters."""
+    questions: int = 8
+    """Held-out questions whose passes are stored step by step, and validation questions of the cheap metrics."""
+    probe_questions: int = 160
+    """Training and held-out questions, at most, that probes and topics are about; a third or less held out."""
+    topics: int = 6
+    """Topics, by k-means of question embeddings; at most one for every two questions."""
+    clusters: int = 4
+    """Groups of cells, by k-means of their responses and of their weights."""
+    untrained_cubes: int = 3
+    """Cubes with start values that are measured as null model; the first is that of the run itself."""
+    shuffles: int = 20
+    """Draws of every shuffled null model."""
+    ablation_block: int = 5
+    """Edge of the blocks of cells that are ablated, within a layer; 1 ablates each cell by itself, 25 times the work."""
+    exponent_steps: int = 48
+    """Steps over which the Lyapunov exponent is taken, after a third as many to turn in."""
+
+    def __post_init__(self):
+        require_kinds(self, "emergence.")
+        require(self.every >= 0, "emergence.every", self.every, "0 (at the end alone) or a number of steps")
+        for name, least in (
+            ("questions", 2),
+            ("probe_questions", 6),
+            ("topics", 2),
+            ("clusters", 2),
+            ("untrained_cubes", 2),
+            ("shuffles", 2),
+            ("ablation_block", 1),
+            ("exponent_steps", 1),
+        ):
+            require(getattr(self, name) >= least, f"emergence.{name}", getattr(self, name), f"at least {least}")
+
+    def due(self, step: int, training: TrainingConfig) -> bool:
+        """Whether the cheap metrics are measured at this look at the validation pairs: at the first look, the last one, and the
+        first at or after every multiple of `every`."""
+        if not self.every:
+            return False
+        before = (step - 1) // training.evaluate_every * training.evaluate_every
+        return step in (0, training.steps) or step // self.every > before // self.every

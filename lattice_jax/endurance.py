@@ -1,0 +1,110 @@
+"""How answers last: given from states that other questions left, and after part of the cube was cleared.
+
+Contract: pure functions of a trained cube and held-out pairs, for the end of a run; they give plain figures, ready for JSON,
+the same ones for a cube that was trained with a pool of states and for one that was not.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lattice_jax.config import Config
+from lattice_jax.evaluation.baselines import Pairs
+from lattice_jax.evaluation.similarity import cosine_similarity, measure
+from lattice_jax.lattice import cube, pool
+from lattice_jax.lattice.adapter import Codec
+from lattice_jax.lattice.step import State
+from lattice_jax.stacking import Base, Offsets, offsets
+
+Respond = Callable[[np.ndarray, State, int], tuple[np.ndarray, State]]
+"""(questions [n, d], the states they find, steps) -> (answers [n, d] in the teacher's space, the states they leave)."""
+
+
+def make_respond(config: Config, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None) -> Respond:
+    """The cube's answers from any start after any number of steps up to `lattice.steps`, updated as evaluation does.
+
+    `base` is what the answers are changes of.
+    """
+    sampled = config.lattice.update.evaluation == "sampled"
+
+    @jax.jit
+    def answer(parameters: dict, questions: jax.Array, added: Offsets, start: State, horizon: jax.Array):
+        answered = cube.answer(
+            parameters,
+            codec.encode(questions),
+            key=jax.random.key(config.seed),
+            config=config.lattice,
+            sampled=sampled,
+            mesh=mesh,
+            start=start,
+            horizon=horizon,
+        )
+        return codec.decode(answered.vectors + added.shift) + added.remainder, answered.propagation.state
+
+    def respond(questions: np.ndarray, start: State, steps: int) -> tuple[np.ndarray, State]:
+        added = offsets(codec, questions, None if base.predict is None else base.predict(questions))
+        answers, left = answer(parameters, questions, added, start, jnp.asarray(steps, jnp.int32))
+        return np.asarray(answers), left
+
+    return respond
+
+
+def measure_endurance(
+    config: Config, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None, held_out: Pairs
+) -> dict[str, dict]:
+    """`pool` and `recovery`: the figures of `answer_in_turn` and `recover`."""
+    asked = Pairs(*(side[: config.pool.questions] for side in held_out))
+    respond = make_respond(config, codec, base, parameters, mesh)
+    return {"pool": answer_in_turn(config, respond, asked), "recovery": recover(config, respond, asked.questions)}
+
+
+def answer_in_turn(config: Config, respond: Respond, asked: Pairs) -> dict:
+    """Every question is answered from the quiescent state, then from the state that another one left, and so on.
+
+    A row of `rounds` for each: similarity and MRR of the answers among those asked, `agreement` (mean cosine with the answers
+    from the quiescent state), and diversity of the states left, with its alarm.
+    """
+    count, rounds = len(asked.questions), []
+    state, first = pool.create(config.lattice, count).state, None
+    for before in range(config.pool.rounds):
+        answers, state = respond(asked.questions, state, config.lattice.steps)
+        first = answers if first is None else first
+        found, measures = pool.diversity(state), measure(answers, asked.answers, bootstrap_samples=100)
+        rounds.append(
+            {
+                "questions_before": before,
+                "similarity": measures.similarity.value,
+                "mrr": measures.mrr.value,
+                "agreement": float(np.mean(cosine_similarity(answers, first))),
+                "distance": float(found.distance),
+                "effective_rank": float(found.effective_rank),
+                "collapsed": bool(pool.collapsed(found, config.pool)),
+            }
+        )
+        state = jax.tree.map(lambda field: jnp.roll(field, 1, 3), state)  # each question goes on from its neighbour's state
+    return {"questions": count, "trained_from_pool": config.pool.size > 0, "rounds": rounds}
+
+
+def recover(config: Config, respond: Respond, questions: np.ndarray) -> dict:
+    """A question is answered, a region of the cube is cleared, and the same question stays at the input.
+
+    For each kind of damage, and for none, the mean cosine (-1..1) between what is then read after 0, 1, ... `lattice.steps`
+    steps and the answer before the damage: 1 is full recovery. Of the undamaged cube it says how well the answer lasts.
+    """
+    questions = questions[: config.pool.recovery_questions]
+    count, grid = len(questions), config.lattice.grid
+    before, state = respond(questions, pool.create(config.lattice, count).state, config.lattice.steps)
+    steps = range(config.lattice.steps + 1)
+
+    def curve(start: State) -> list[float]:
+        return [float(np.mean(cosine_similarity(respond(questions, start, step)[0], before))) for step in steps]
+
+    curves = {"undamaged": curve(state)}
+    cleared = {}
+    for number, kind in enumerate(pool.KINDS):
+        masks = pool.damage_masks(kind, grid, count, key=jax.random.fold_in(jax.random.key(config.seed), number))
+        curves[kind], cleared[kind] = curve(pool.damage(state, masks)), float(jnp.mean(masks))
+    return {"questions": count, "steps": list(steps), **curves, "cleared_share": cleared}

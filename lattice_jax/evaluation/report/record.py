@@ -1,0 +1,133 @@
+"""A run's folder, read for its report.
+
+Contract: `read_run` takes whatever a run has written so far and returns it as plain values and arrays; what is not there yet is
+None or empty, and only a folder without `config.json` is refused. Nothing is computed and nothing is written here.
+"""
+
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattice_jax.config import Config
+from lattice_jax.errors import InputError
+from lattice_jax.training.alerts import Alert
+from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
+
+CONFIG, SUMMARY, EMERGENCE = "config.json", "summary.json", "emergence.npz"
+
+
+class Run(NamedTuple):
+    """What a run has left so far."""
+
+    name: str
+    folder: Path
+    settings: dict
+    """Nested, as `Config.as_dict` gives them."""
+    rows: list[dict]
+    """Lines of `metrics.jsonl`."""
+    adapter_rows: list[dict]
+    alerts: list[Alert]
+    summary: dict | None
+    """None until the run has ended."""
+    emergence: dict[str, np.ndarray] | None
+    """Arrays of `emergence.npz`, which a run writes at its end."""
+
+    @property
+    def step(self) -> int:
+        """The last step on record."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def steps(self) -> int:
+        """Steps that the run is to take at most."""
+        return self.settings["training"]["steps"]
+
+
+def read_run(folder: str | os.PathLike) -> Run:
+    """Everything in the folder; InputError where there is no run, or where a file of it is damaged."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} holds no run", expected=f"a folder with {CONFIG}", fix="name the --workdir of a run")
+    emergence = folder / EMERGENCE
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        settings=_json(folder / CONFIG),
+        rows=_rows(folder / METRICS),
+        adapter_rows=_rows(folder / "adapter" / METRICS),
+        alerts=[Alert(**row) for row in _rows(folder / ALERTS)],
+        summary=_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
+        emergence=_arrays(emergence) if emergence.is_file() else None,
+    )
+
+
+def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def changed_settings(settings: Mapping) -> dict[str, tuple[Any, Any]]:
+    """Settings that are not as they are without a configuration: (value, start value) by dotted name."""
+    start = flat(Config().as_dict())
+    return {name: (value, start.get(name)) for name, value in flat(settings).items() if start.get(name) != value}
+
+
+def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
+    """Settings in which runs differ, with each run's value (None where a run knows no such setting)."""
+    of_runs = [flat(run.settings) for run in runs]
+    names = dict.fromkeys(name for settings in of_runs for name in settings)
+    values = {name: [settings.get(name) for settings in of_runs] for name in names}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+
+
+def configuration_source(settings: Mapping) -> str:
+    """A configuration file that repeats a run: Python whose CONFIG has these settings.
+
+    A setting of another version, which this one does not have, is left out and named in a comment.
+    """
+    used: set[str] = set()
+    known = flat(Config().as_dict())
+    foreign = [name for name in flat(settings) if name not in known]
+    body = _call(Config, settings, used)
+    comment = f"# Unknown to this version of lattice_jax: {', '.join(foreign)}\n" if foreign else ""
+    return f"{comment}from lattice_jax.config import {', '.join(sorted(used))}\n\nCONFIG = {body}\n"
+
+
+def _call(kind: type, settings: Mapping, used: set[str], indent: str = "") -> str:
+    used.add(kind.__name__)
+    start, kinds, inner = dataclasses.asdict(kind()), typing.get_type_hints(kind), indent + "    "
+    arguments = []
+    for name, value in settings.items():
+        if name not in start or start[name] == value:
+            continue
+        text = _call(kinds[name], value, used, inner) if isinstance(value, Mapping) else repr(value)
+        arguments.append(f"{inner}{name}={text},\n")
+    return f"{kind.__name__}(\n{''.join(arguments)}{indent})" if arguments else f"{kind.__name__}()"
+
+
+def _rows(path: Path) -> list[dict]:
+    return read_metrics(path) if path.is_file() else []
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}", expected="what the run wrote there", fix="restore it") from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} can't be read: {error}", expected="arrays as the run wrote them", fix="restore it") from error

@@ -1,0 +1,98 @@
+"""One page about a search: which trial was best, how trials went, and which settings mattered.
+
+Contract: `draw` writes a self-contained HTML file (plotly's own script inside, nothing fetched). Only trials that came to their
+end are in the parallel coordinates and the importances; pruned ones have their curves. Importances are those of PED-ANOVA
+(Watanabe et al., arXiv:2304.10255), which needs no random forest; with few trials they are hints.
+"""
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lattice_jax.evaluation.verdict import label
+
+_FEWEST_FOR_IMPORTANCES = 4
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; }
+th { color: #6e7781; font-weight: 600; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
+p.note { color: #6e7781; }
+"""
+
+
+def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
+    """Write the page of an Optuna study and of the figures that `sweep.json` holds."""
+    import optuna.visualization as plots
+    from optuna.importance import PedAnovaImportanceEvaluator
+
+    names = [dimension["name"] for dimension in found["search"]]
+    complete = [one for one in found["trials"] if one["state"] == "complete"]
+    figure = found["figure"]
+    parts = [
+        (
+            "Every trial, a line",
+            "Drag along an axis to keep the lines through it.",
+            plots.plot_parallel_coordinate(study, target_name=figure),
+        ),
+        ("How the best grew", "", plots.plot_optimization_history(study, target_name=figure)),
+        ("Each trial at its looks", "Pruned trials end early.", plots.plot_intermediate_values(study)),
+    ]
+    if len(complete) >= _FEWEST_FOR_IMPORTANCES and len(names) > 1:
+        importances = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target_name=figure)
+        note = (
+            f"Share of each setting in reaching the best tenth, by PED-ANOVA over {len(complete)} trials: a hint, not a proof."
+        )
+        parts.append(("Which settings mattered", note, importances))
+    body = [f"<h1>Search over {html.escape(', '.join(names))}</h1>", _summary(found), _table(found, names)]
+    for number, (title, note, plot) in enumerate(parts):
+        plot.update_layout(title=None, template="plotly_white", margin={"l": 70, "r": 50, "t": 50, "b": 60}, height=420)
+        body.append(f"<h2>{title}</h2><p class=note>{note}</p>")
+        body.append(
+            plot.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False, "responsive": True})
+        )
+    page = (
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Search</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(page)
+    temporary.replace(path)
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    best = next(one for one in found["trials"] if one["number"] == found["best"])
+    told = f"<p>Trial {best['number']} is the best on the {html.escape(found['figure'])}: <b>{best['value']:.4f}</b>.</p>"
+    if not found["verdict"]:
+        return told + "<p class=note>Not judged on the held-out pairs yet.</p>"
+    rows = {"lattice": found["verdict"]["held_out"], **found["verdict"]["baselines"]}
+    lines = "".join(
+        f"<tr{' class=best' if name == 'lattice' else ''}><td>{html.escape(label(name))}</td><td>{row['similarity']:.3f}</td>"
+        f"<td>{row['similarity_interval'][0]:.3f} to {row['similarity_interval'][1]:.3f}</td><td>{row['mrr']:.3f}</td></tr>"
+        for name, row in rows.items()
+    )
+    return (
+        f"{told}<p>{html.escape(found['verdict']['verdict'])}</p><div class=scroll><table><tr><th>held-out pairs</th>"
+        f"<th>similarity</th><th>interval</th><th>MRR</th></tr>{lines}</table></div>"
+    )
+
+
+def _table(found: Mapping[str, Any], names: list[str]) -> str:
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", found["figure"], *names, "seconds"))
+    lines = []
+    for one in found["trials"]:
+        kind = "best" if one["number"] == found["best"] else "" if one["state"] == "complete" else "rest"
+        value = one["value"] if one["value"] is not None else one["last_value"]
+        cells = [
+            one["number"],
+            one.get("reason") or one["state"],
+            "" if value is None else f"{value:.4f}",
+            *(one["settings"].get(name, "") for name in names),
+            "" if one["seconds"] is None else f"{one['seconds']:.0f}",
+        ]
+        texts = [f"{cell:.4g}" if isinstance(cell, float) else html.escape(str(cell)) for cell in cells]
+        lines.append(f"<tr class='{kind}'>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
+    return f"<h2>Trials</h2><div class=scroll><table><tr>{heads}</tr>{''.join(lines)}</table></div>"

@@ -1,0 +1,111 @@
+"""Criticality: whether small differences die out, stay, or grow.
+
+Contract: differences are those of two trajectories that obey one rule. Distances are Euclidean over all that a state holds,
+sample by sample, along `sample_axis` of every leaf.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.emergence import dynamics
+from lattice_jax.lattice.emergence.dynamics import Codes
+from lattice_jax.lattice.step import State
+
+_FLOOR = 1e-30
+
+
+def size(state: Any, sample_axis: int) -> Float[Array, " sample"]:
+    """Euclidean size of a state, a tree of arrays, for each sample."""
+    leaves = jax.tree.leaves(state)
+    squares = [jnp.sum(jnp.square(leaf), [a for a in range(leaf.ndim) if a != sample_axis]) for leaf in leaves]
+    return jnp.sqrt(functools.reduce(jnp.add, squares))
+
+
+def _scaled(tree: Any, factors: Float[Array, " sample"], sample_axis: int) -> Any:
+    def scale(leaf: Array) -> Array:
+        return leaf * factors.reshape([-1 if a == sample_axis else 1 for a in range(leaf.ndim)])
+
+    return jax.tree.map(scale, tree)
+
+
+def largest_exponent(
+    advance: Callable[[Any], Any], state: Any, direction: Any, *, steps: int, transient: int, relative: float, sample_axis: int
+) -> Float[Array, " sample"]:
+    """The largest Lyapunov exponent: the mean rate at which two trajectories that lie close together part.
+
+    lambda = mean over steps of ln(|d_t+1| / |d_t|), the difference d set back to `relative` of the first state's size after
+    every step (Benettin et al. 1980, Lyapunov characteristic exponents, Meccanica 15). `direction` is the first difference, of
+    any size; the first `transient` steps, in which it turns to the direction that grows most, do not count. In nats a step; any
+    number: below 0 differences die out, at 0 they stay (the edge of chaos), above 0 they grow. One of zero counts as 1e-30.
+    """
+    distance = relative * size(state, sample_axis)
+
+    def beside(state: Any, difference: Any) -> Any:
+        unit = _scaled(difference, distance / jnp.maximum(size(difference, sample_axis), _FLOOR), sample_axis)
+        return jax.tree.map(jnp.add, state, unit)
+
+    def one_step(carry: tuple[Any, Any], _: None):
+        here, there = (advance(point) for point in carry)
+        apart = jax.tree.map(jnp.subtract, there, here)
+        growth = jnp.log(jnp.maximum(size(apart, sample_axis) / distance, _FLOOR))
+        return (here, beside(here, apart)), growth
+
+    _, growth = jax.lax.scan(one_step, (state, beside(state, direction)), None, length=transient + steps)
+    return growth[transient:].mean(0)
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "transient", "relative", "config"))
+def cube_exponent(
+    parameters: Parameters,
+    codes: Codes,
+    *,
+    steps: int,
+    transient: int,
+    relative: float,
+    config: LatticeConfig,
+    key: Key[Array, ""],
+) -> Float[Array, " question"]:
+    """`largest_exponent` of the cube with a question at its input, from where a pass has left it and on.
+
+    Every cell moves by the update rate in every step, so the rule is the same at all times.
+    """
+    prepared, injected = dynamics.prepare(parameters, config), dynamics.inject(parameters, codes, config)
+
+    def one_step(state: State, fires: Array):
+        return dynamics.advance(prepared, state, injected, fires, config=config), None
+
+    passed, _ = jax.lax.scan(one_step, dynamics.start(injected, config), dynamics.updates(config))
+    rate = jnp.full((1, 1, 1, 1, 1), config.update.rate, codes.dtype)
+    keys = jax.random.split(key, 2)
+    direction = State(*(jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, passed, strict=True)))
+    return largest_exponent(
+        lambda state: dynamics.advance(prepared, state, injected, rate, config=config),
+        passed,
+        direction,
+        steps=steps,
+        transient=transient,
+        relative=relative,
+        sample_axis=3,
+    )
+
+
+def perturbation_growth(
+    one: Float[np.ndarray, "time depth height width question channel"],
+    other: Float[np.ndarray, "time depth height width question channel"],
+) -> Float[np.ndarray, "time question"]:
+    """Distance of two trajectories by their distance at the start.
+
+    |x'_t - x_t| / |x'_0 - x_0|. No unit; 0 or more; 1 at the start. Damage spreading (Derrida and Pomeau 1986, Random networks
+    of automata) with small differences instead of flipped cells. A wave guide that holds its input and copies it without loss
+    to L layers ends at sqrt(L).
+    """
+    distance = np.sqrt(np.square(other - one).sum((1, 2, 3, 5), dtype=np.float64))
+    return distance / distance[:1]

@@ -1,0 +1,120 @@
+"""The cube as a dynamical system: a state, a rule that advances it, and what is recorded of a pass.
+
+Contract: pure functions of parameters and codes, on one device, by the plain step that defines the cube (`lattice/step.py`).
+Updates are the expected ones, scaled by the rate, so nothing here is random. `record` passes exactly the states of
+`propagate(..., sampled=False, trajectory=True)`, the start state before them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice import grid, surface
+from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.firing import firing
+from lattice_jax.lattice.step import Field, Firing, State, World, in_precision, step, with_transposed
+
+Codes = Float[Array, "question size"]
+Injected = Float[Array, "#depth #height #width batch channel"]
+"""Visible channels of the input face, a grid that is 1 cell thick."""
+_FACES = ("injection", "read_out")
+
+
+class Record(NamedTuple):
+    """A pass, step by step."""
+
+    trajectory: Float[Array, "time depth height width question channel"]
+    """Visible channels at the start, the input on its face and zeros elsewhere, and after every step: steps + 1 states."""
+    answers: Codes
+
+
+class Responses(NamedTuple):
+    """What many questions leave in the cube, without their whole passes."""
+
+    final: Field
+    """Visible channels after the last step."""
+    likeness: Float[Array, "time depth question question"]
+    """Gram matrices of every layer: products, over cells and channels, of the states that every two questions make, each state
+    less the mean over questions, which is taken off first because it would drown small differences in float32."""
+    answers: Codes
+
+
+def prepare(parameters: Parameters, config: LatticeConfig) -> Parameters:
+    """The cells' parameters as `advance` takes them."""
+    cells = {name: value for name, value in parameters.items() if name not in _FACES}
+    return with_transposed(in_precision(cells, config), config)
+
+
+def inject(parameters: Parameters, codes: Codes, config: LatticeConfig) -> Injected:
+    """What the input face shows."""
+    return jnp.matmul(surface.vector_to_face(codes, config.input_face, config.grid), parameters["injection"])
+
+
+def read_out(parameters: Parameters, visible: Field, config: LatticeConfig) -> Codes:
+    """The vectors at the output face."""
+    seen = surface.take_face(visible, config.output_face, config.grid)
+    return surface.face_to_vector(jnp.matmul(seen, parameters["read_out"]))
+
+
+def _clamp(visible: Field, injected: Injected, config: LatticeConfig) -> Field:
+    return jnp.where(surface.face_mask(config.input_face, config.grid)[..., None, None], injected, visible)
+
+
+def start(injected: Injected, config: LatticeConfig) -> State:
+    """The input on its face and zeros everywhere else."""
+    shape = (config.grid.depth, config.grid.height, config.grid.width, injected.shape[3])
+    nothing = jnp.zeros((*shape, config.cell.visible), injected.dtype)
+    return State(_clamp(nothing, injected, config), jnp.zeros((*shape, config.cell.memory), injected.dtype))
+
+
+def advance(prepared: Parameters, state: State, injected: Injected, fires: Firing, *, config: LatticeConfig) -> State:
+    """The state one step later."""
+    world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
+    moved = step(prepared, state, fires, world=world, config=config)
+    return moved._replace(visible=_clamp(moved.visible, injected, config)) if config.injection == "held" else moved
+
+
+def updates(config: LatticeConfig) -> Float[Array, "steps #d h #w 1 1"]:
+    """How far each cell moves in each step of a pass: the rate, and 0 before light has reached the cell."""
+    return firing(config, 1, sampled=False, key=jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def record(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Record:
+    """Whole passes; memory is steps x cells x channels numbers a question (5.4 MB for the full cube and 17 states)."""
+    prepared, injected = prepare(parameters, config), inject(parameters, codes, config)
+
+    def one_step(state: State, fires: Firing):
+        moved = advance(prepared, state, injected, fires, config=config)
+        return moved, moved.visible
+
+    first = start(injected, config)
+    last, visible = jax.lax.scan(one_step, first, updates(config))
+    return Record(jnp.concatenate([first.visible[None], visible]), read_out(parameters, last.visible, config))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def respond(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Responses:
+    """The last states of many questions and the Gram matrices of every layer and step; no pass is stored."""
+    prepared, injected = prepare(parameters, config), inject(parameters, codes, config)
+
+    def products(visible: Field) -> Array:
+        differing = visible - visible.mean(3, keepdims=True)
+        layers = jnp.moveaxis(differing, 3, 1).reshape(visible.shape[0], visible.shape[3], -1)
+        return jnp.matmul(layers, jnp.swapaxes(layers, 1, 2))
+
+    def one_step(state: State, fires: Firing):
+        moved = advance(prepared, state, injected, fires, config=config)
+        return moved, products(moved.visible)
+
+    first = start(injected, config)
+    last, likeness = jax.lax.scan(one_step, first, updates(config))
+    return Responses(
+        last.visible,
+        jnp.concatenate([products(first.visible)[None], likeness]),
+        read_out(parameters, last.visible, config),
+    )

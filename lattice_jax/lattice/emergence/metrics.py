@@ -1,0 +1,315 @@
+"""The table of all metrics: what each is, what it is computed from, and the null model that it is held against.
+
+Contract: `METRICS` is the whole list, in the order in which people read it. A metric is one number of an `Observation`; the
+sources are named where the functions are defined. `cheap` metrics need nothing but the passes of a few questions and are also
+followed while the cube learns.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattice_jax.config import EmergenceConfig, LatticeConfig
+from lattice_jax.lattice.emergence import coherence, information, nulls, specialisation, stability
+from lattice_jax.lattice.emergence.influence import agreement, concentration
+from lattice_jax.lattice.emergence.observe import Observation
+from lattice_jax.lattice.surface import AXIS, face_slice
+
+SETTLED = 0.1
+"""Change of the state in one step, by its size, below which the cube counts as settled; the full cube of 16 steps changes by
+0.06 of its size in the last one."""
+ARRIVED = 0.5
+"""Share of a layer's strongest signal at which the front has reached it."""
+
+
+class Setting(NamedTuple):
+    """What metrics must know of the cube and of the run."""
+
+    axis: int
+    """That along which the signal enters."""
+    reverse: bool
+    """Whether it enters at the axis's far end."""
+    periodic: bool
+    clusters: int
+    seed: int
+
+
+def setting(config: LatticeConfig, settings: EmergenceConfig, seed: int) -> Setting:
+    """The setting of a run."""
+    far = face_slice(config.input_face, 2).start == 1
+    return Setting(AXIS[config.input_face], far, config.walls == "periodic", settings.clusters, seed)
+
+
+class Null(NamedTuple):
+    """A null model: a shuffle of one of the metric's arrays, or the untrained cube where there is none."""
+
+    name: str
+    shuffle: Callable[[np.ndarray, np.random.Generator, Setting], np.ndarray] | None = None
+
+
+UNTRAINED = Null("untrained cube")
+SHUFFLED_CELLS = Null("shuffled cells", lambda field, generator, _: nulls.shuffled_cells(field, generator))
+SHUFFLED_IN_LAYERS = Null(
+    "cells shuffled within layers",
+    lambda field, generator, where: nulls.shuffled_within_layers(field, generator, axis=where.axis),
+)
+SHUFFLED_TIME = Null("shuffled time", lambda states, generator, _: nulls.shuffled_times(states, generator))
+SHUFFLED_TOPICS = Null("shuffled topics", lambda labels, generator, _: nulls.shuffled_labels(labels, generator))
+
+
+class Metric(NamedTuple):
+    """One row of the table."""
+
+    measure: Callable[..., float]
+    """(arrays named in `reads`, Setting) -> the value."""
+    reads: tuple[str, ...]
+    """Fields of an `Observation`; the null model shuffles the first."""
+    null: Null
+    definition: str
+    range: str
+    """With the unit, where there is one."""
+    cheap: bool = False
+
+
+def _mean(per_question: Callable[..., np.ndarray]) -> Callable[..., float]:
+    """The mean over questions."""
+
+    @functools.wraps(per_question)
+    def measure(*arguments: Any) -> float:
+        return float(np.mean(per_question(*arguments)))
+
+    return measure
+
+
+@_mean
+def _morans_i(final: np.ndarray, where: Setting) -> np.ndarray:
+    return coherence.morans_i(final, "moore", periodic=where.periodic)
+
+
+@_mean
+def _morans_i_6(final: np.ndarray, where: Setting) -> np.ndarray:
+    return coherence.morans_i(final, "von_neumann", periodic=where.periodic)
+
+
+@_mean
+def _lateral_coherence(final: np.ndarray, where: Setting) -> np.ndarray:
+    return coherence.lateral_coherence(final, axis=where.axis, periodic=where.periodic)
+
+
+@_mean
+def _axial_coherence(final: np.ndarray, where: Setting) -> np.ndarray:
+    return coherence.directional_correlation(final, coherence.along(where.axis), periodic=where.periodic)
+
+
+def _front_speed(trajectory: np.ndarray, where: Setting) -> float:
+    signal = information.layer_signal(trajectory, axis=where.axis, reverse=where.reverse)
+    return information.front_speed(signal, ARRIVED)
+
+
+def _layer_similarity(similarity: np.ndarray, _: Setting) -> float:
+    return float(similarity[~np.eye(len(similarity), dtype=bool)].mean())
+
+
+def _read_gain(read: np.ndarray, _: Setting) -> float:
+    return float(read[-1, -1] - read[0].max())
+
+
+METRICS: Mapping[str, Metric] = {
+    "morans_i": Metric(
+        _morans_i,
+        ("final",),
+        SHUFFLED_CELLS,
+        "spatial autocorrelation of the last state over 26 neighbours (Moran's I)",
+        "-1 to 1; -1/(cells - 1) without order",
+        cheap=True,
+    ),
+    "morans_i_6": Metric(
+        _morans_i_6,
+        ("final",),
+        SHUFFLED_CELLS,
+        "spatial autocorrelation of the last state over 6 neighbours (Moran's I)",
+        "-1 to 1; -1/(cells - 1) without order",
+        cheap=True,
+    ),
+    "axial_coherence": Metric(
+        _axial_coherence,
+        ("final",),
+        SHUFFLED_CELLS,
+        "correlation of a cell's last state with that of the cell ahead, along the signal",
+        "-1 to 1",
+        cheap=True,
+    ),
+    "lateral_coherence": Metric(
+        _lateral_coherence,
+        ("final",),
+        SHUFFLED_IN_LAYERS,
+        "correlation of a cell's last state with those of its 8 neighbours in the same layer",
+        "-1 to 1",
+        cheap=True,
+    ),
+    "temporal_consistency": Metric(
+        _mean(lambda trajectory, _: stability.temporal_consistency(trajectory)),
+        ("trajectory",),
+        SHUFFLED_TIME,
+        "cosine of the cube's state and its state one step later, mean over the pass",
+        "-1 to 1",
+        cheap=True,
+    ),
+    "temporal_autocorrelation": Metric(
+        _mean(lambda trajectory, _: stability.temporal_autocorrelation(trajectory[1:])),
+        ("trajectory",),
+        SHUFFLED_TIME,
+        "autocorrelation of cells over time at a lag of one step, about each cell's mean",
+        "-1 to 1; -1/steps without order",
+        cheap=True,
+    ),
+    "settling_time": Metric(
+        _mean(lambda trajectory, _: stability.settling_time(trajectory, SETTLED)),
+        ("trajectory",),
+        UNTRAINED,
+        f"first step from which on every step changes the state by less than {SETTLED:.0%} of its size",
+        "1 to steps + 1 (not settled), in steps",
+        cheap=True,
+    ),
+    "front_speed": Metric(
+        _front_speed,
+        ("trajectory",),
+        UNTRAINED,
+        f"distance of a layer by the time at which it has {ARRIVED:.0%} of its signal, mean over layers",
+        "above 0, in layers a step; light travels 1",
+        cheap=True,
+    ),
+    "topic_selectivity": Metric(
+        lambda labels, responses, _: float(specialisation.selectivity(responses, labels).mean()),
+        ("labels", "responses"),
+        SHUFFLED_TOPICS,
+        "share of a cell's variance over questions that their topics explain (eta squared), mean over cells",
+        "0 to 1; (topics - 1)/(questions - 1) by chance",
+    ),
+    "topic_map_coherence": Metric(
+        lambda topic, where: specialisation.map_coherence(topic, periodic=where.periodic),
+        ("topic",),
+        SHUFFLED_CELLS,
+        "share of pairs among 26 neighbours that prefer the same topic",
+        "0 to 1",
+    ),
+    "response_clustering": Metric(
+        lambda responses, where: specialisation.silhouette(
+            specialisation.response_features(responses), clusters=where.clusters, seed=where.seed
+        ),
+        ("responses",),
+        UNTRAINED,
+        "silhouette of cells grouped by their responses to all questions",
+        "-1 to 1; about 0.1 for one cloud",
+    ),
+    "weight_clustering": Metric(
+        lambda weights, where: specialisation.silhouette(weights, clusters=where.clusters, seed=where.seed),
+        ("weights",),
+        UNTRAINED,
+        "silhouette of cells grouped by their weights, those that mean the same in every cell",
+        "-1 to 1; about 0.1 for one cloud",
+    ),
+    "question_read": Metric(
+        lambda read, _: float(read[-1, -1]),
+        ("question_read",),
+        UNTRAINED,
+        "R^2 of a linear probe that reads the question's code in the back layer after the last step, on new questions",
+        "at most 1; 0 for the mean code",
+    ),
+    "answer_read": Metric(
+        lambda read, _: float(read[-1, -1]),
+        ("answer_read",),
+        UNTRAINED,
+        "R^2 of a linear probe that reads the answer's code in the back layer after the last step, on new questions",
+        "at most 1; 0 for the mean code",
+    ),
+    "answer_read_gain": Metric(
+        _read_gain,
+        ("answer_read",),
+        UNTRAINED,
+        "answer_read less the R^2 of a probe that sees the question at the start: what the cube adds",
+        "any number below 1; 0 for a cube that hands the question on",
+    ),
+    "layer_similarity": Metric(
+        _layer_similarity,
+        ("layer_similarity",),
+        UNTRAINED,
+        "how alike layers tell questions apart (linear CKA), mean over pairs of layers",
+        "0 to 1",
+    ),
+    "influence_concentration": Metric(
+        lambda influence, _: concentration(influence),
+        ("influence_gradient",),
+        UNTRAINED,
+        "how unequally influence on the answer, by gradient, is divided among cells (Gini coefficient)",
+        "0 (all alike) to 1 (one cell)",
+    ),
+    "influence_agreement": Metric(
+        lambda ablation, gradient, _: agreement(ablation, gradient),
+        ("influence_ablation", "influence_gradient"),
+        SHUFFLED_CELLS,
+        "rank correlation of cells' influence by ablation and by gradient",
+        "-1 to 1",
+    ),
+    "perturbation_growth": Metric(
+        lambda growth, _: float(np.log(np.maximum(growth[-1], np.finfo(np.float32).tiny)).mean()),
+        ("growth",),
+        UNTRAINED,
+        "logarithm of a small difference between two questions after the last step, by that at the start",
+        "any number; 0 if it stays, ln sqrt(layers) if every layer copies it",
+    ),
+    "lyapunov_exponent": Metric(
+        lambda exponent, _: float(np.mean(exponent)),
+        ("exponent",),
+        UNTRAINED,
+        "rate at which close trajectories part with the question held (largest Lyapunov exponent)",
+        "any number, in nats a step; below 0 the cube comes to rest, above 0 chaos",
+    ),
+}
+
+CHEAP = tuple(name for name, metric in METRICS.items() if metric.cheap)
+
+
+def values(observation: Observation, where: Setting) -> dict[str, float]:
+    """Every metric whose arrays were observed."""
+    found = {}
+    for name, metric in METRICS.items():
+        arrays = [getattr(observation, field) for field in metric.reads]
+        if all(array is not None for array in arrays):
+            found[name] = metric.measure(*arrays, where)
+    return found
+
+
+def cheap_values(trajectory: np.ndarray, where: Setting) -> dict[str, float]:
+    """The metrics that are followed while the cube learns, from a few passes alone."""
+    arrays = {"trajectory": trajectory, "final": trajectory[-1]}
+    return {name: METRICS[name].measure(*(arrays[field] for field in METRICS[name].reads), where) for name in CHEAP}
+
+
+def compared(
+    observation: Observation, untrained: Sequence[Mapping[str, float]], where: Setting, *, shuffles: int
+) -> dict[str, dict]:
+    """Every metric beside its null model, as plain values: `untrained` holds the `values` of several untrained cubes.
+
+    `untrained` in a row is their mean, beside whatever null model the row has; absent where they were not measured.
+    """
+    rows = {}
+    for name, value in values(observation, where).items():
+        metric = METRICS[name]
+        at_start = [cube[name] for cube in untrained if name in cube]
+        if metric.null.shuffle is None:
+            draws = at_start
+        else:
+            generator = np.random.default_rng((where.seed, list(METRICS).index(name)))
+            first, *others = (getattr(observation, field) for field in metric.reads)
+            draws = [metric.measure(metric.null.shuffle(first, generator, where), *others, where) for _ in range(shuffles)]
+        rows[name] = {
+            **nulls.compare(value, draws)._asdict(),
+            **({"untrained": float(np.mean(at_start))} if at_start else {}),
+            "null_model": metric.null.name,
+            "definition": metric.definition,
+            "range": metric.range,
+        }
+    return rows

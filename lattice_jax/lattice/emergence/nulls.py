@@ -1,0 +1,64 @@
+"""Null models: what a metric would say if what it claims to measure were not there.
+
+Contract: a shuffled null keeps every number and breaks one order; drawn again and again it gives the mean and the deviation
+that a value is held against. The null of what has no order to break is the untrained cube, with start values of several seeds.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+
+class Comparison(NamedTuple):
+    """A value beside its null model."""
+
+    value: float
+    null: float
+    """Mean over the draws of the null model."""
+    null_deviation: float
+    """Their standard deviation (divisor n - 1)."""
+    z: float | None
+    """(value - null) / null_deviation; None where the draws do not vary, so that there is no scale to measure by."""
+    draws: int
+
+
+def compare(value: float, draws: Sequence[float]) -> Comparison:
+    """A value held against at least two draws of its null model; z is the standard score (no unit, any number)."""
+    null, deviation = float(np.mean(draws)), float(np.std(draws, ddof=1))
+    # Equal draws may differ in their last bit, and a deviation of rounding errors is none.
+    varies = deviation > 1e-9 * max(abs(null), abs(value), 1e-30)
+    return Comparison(value, null, deviation, (value - null) / deviation if varies else None, len(draws))
+
+
+def shuffled_cells(
+    field: Shaped[np.ndarray, "depth height width ..."], generator: np.random.Generator
+) -> Shaped[np.ndarray, "depth height width ..."]:
+    """Every cell's values moved to another place: breaks all order in space."""
+    flat = field.reshape(-1, *field.shape[3:])
+    return flat[generator.permutation(len(flat))].reshape(field.shape)
+
+
+def shuffled_within_layers(
+    field: Shaped[np.ndarray, "depth height width ..."], generator: np.random.Generator, *, axis: int
+) -> Shaped[np.ndarray, "depth height width ..."]:
+    """Cells moved within their layer, at right angles to `axis`: breaks their order and keeps what sets layers apart."""
+    layers = np.moveaxis(field, axis, 0)
+    moved = np.empty_like(layers)
+    for index, layer in enumerate(layers):
+        flat = layer.reshape(-1, *layer.shape[2:])
+        moved[index] = flat[generator.permutation(len(flat))].reshape(layer.shape)
+    return np.moveaxis(moved, 0, axis)
+
+
+def shuffled_times(
+    trajectory: Shaped[np.ndarray, "time ..."], generator: np.random.Generator
+) -> Shaped[np.ndarray, "time ..."]:
+    """The states after the start in random order: breaks all order in time."""
+    return trajectory[np.concatenate([[0], 1 + generator.permutation(len(trajectory) - 1)])]
+
+
+def shuffled_labels(labels: Int[np.ndarray, " question"], generator: np.random.Generator) -> Int[np.ndarray, " question"]:
+    """Every question with the topic of another one; topics keep their sizes."""
+    return generator.permutation(labels)

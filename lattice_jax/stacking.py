@@ -1,0 +1,78 @@
+"""What the cube's answer is a change of: nothing, the question itself, the mean answer and a share of it, or a regression's.
+
+Contract: a base maps questions to answers, in the teacher's space, by what was fitted on the training pairs alone. The cube
+works in the adapter's code, so a base becomes two offsets: `shift`, added to the cube's output, and `remainder`, added to what
+is decoded from the sum, the part of the base that the code can't hold. An untrained cube hands its input on and so answers the
+base, exactly.
+
+A regression knows the training answers better than any others, so while the cube learns each training pair is answered by a
+regression of the other folds (stacked generalisation, Wolpert 1992): it then lacks there what it lacks on new questions.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from lattice_jax.config import AnswerConfig
+from lattice_jax.evaluation.baselines import Baseline, Pairs, Predict, fit_ridge, ridge
+from lattice_jax.evaluation.similarity import unit_rows
+from lattice_jax.lattice.adapter import Codec
+
+
+class Offsets(NamedTuple):
+    """What is added to the cube's output, and to the decoded sum."""
+
+    shift: Float[np.ndarray, "n code"]
+    remainder: Float[np.ndarray, "n teacher"]
+
+
+class Base(NamedTuple):
+    """What the cube's answers are changes of."""
+
+    predict: Predict | None = None
+    """Questions to answers; None where the cube's output is decoded as it is."""
+    cross_fitted: Float[np.ndarray, "n teacher"] | None = None
+    """Answers to the training questions, none of them fitted on its own pair."""
+
+
+def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
+    """The base that `config` names; a regression's penalty is the one that the validation pairs choose."""
+    if config.around == "nothing":
+        return Base()
+    if config.around == "question":
+        return Base(lambda questions: questions, train.questions)
+    train, validation = (
+        Pairs(unit_rows(p.questions, "questions"), unit_rows(p.answers, "answers")) for p in (train, validation)
+    )
+    if config.around == "shrunken_question":
+        mean_question, mean_answer = train.questions.mean(axis=0), train.answers.mean(axis=0)
+
+        def predict(questions: np.ndarray) -> np.ndarray:
+            return mean_answer + config.share * (questions - mean_question)
+
+        return Base(predict, predict(train.questions))
+    chosen = ridge(train, validation, "ridge", shares=(config.share,))
+    return Base(chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
+
+
+def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> np.ndarray:
+    penalty, share = float(chosen.choices["penalty"]), float(chosen.choices["share"])
+    fold_of = np.random.default_rng(seed).permutation(len(train.questions)) % folds
+    answers = np.empty_like(train.answers)
+    for fold in range(min(folds, len(train.questions))):
+        out = fold_of == fold
+        others = Pairs(train.questions[~out], train.answers[~out])
+        answers[out] = fit_ridge(others, penalty, share=share)(train.questions[out])
+    return answers
+
+
+def offsets(codec: Codec, questions: Float[np.ndarray, "n teacher"], base: np.ndarray | None) -> Offsets:
+    """The offsets by which a cube that hands on the codes of `questions` answers `base`, taken at unit length."""
+    if base is None:
+        return Offsets(np.zeros((len(questions), codec.adapter.code), np.float32), np.zeros_like(questions, np.float32))
+    wanted = unit_rows(base, "what the cube's answers are changes of").astype(np.float32)
+    code = np.asarray(codec.encode(jnp.asarray(wanted)))
+    shift = code - np.asarray(codec.encode(jnp.asarray(questions)))
+    return Offsets(shift, wanted - np.asarray(codec.decode(jnp.asarray(code))))

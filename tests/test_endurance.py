@@ -1,0 +1,95 @@
+"""Answers in turn and recovery, on cubes whose behaviour is known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_cube import SMALL, real_embeddings
+
+from lattice_jax.config import Config, PoolConfig
+from lattice_jax.endurance import answer_in_turn, recover
+from lattice_jax.evaluation.baselines import Pairs
+from lattice_jax.lattice.pool import KINDS
+from lattice_jax.lattice.step import State
+
+CONFIG = Config(lattice=dataclasses.replace(SMALL, steps=4), pool=PoolConfig(rounds=3, recovery_questions=3))
+ASKED = Pairs(*(embeddings[:5] for embeddings in real_embeddings()))
+
+
+def first_cell(state: State) -> np.ndarray:
+    return np.asarray(state.visible[0, 0, 0, :, 0])
+
+
+def numbered(questions: np.ndarray) -> State:
+    """States all of whose cells hold the question's number, from 1."""
+    number = jnp.arange(1.0, len(questions) + 1).reshape(1, 1, 1, -1, 1)
+    return State(jnp.broadcast_to(number, (3, 4, 5, len(questions), 3)), jnp.zeros((3, 4, 5, len(questions), 3)))
+
+
+def test_a_cube_that_does_not_mind_how_it_is_found_answers_alike_in_every_round():
+    found = []
+
+    def respond(questions, start, steps):
+        found.append(first_cell(start).tolist())
+        assert steps == 4
+        return ASKED.answers, numbered(questions)
+
+    figures = answer_in_turn(CONFIG, respond, ASKED)
+    assert found == [[0, 0, 0, 0, 0], [5, 1, 2, 3, 4], [5, 1, 2, 3, 4]], "quiescent, then each as another question left it"
+    assert [row["questions_before"] for row in figures["rounds"]] == [0, 1, 2]
+    for row in figures["rounds"]:
+        assert row["similarity"] == pytest.approx(1, abs=1e-6)
+        assert row["agreement"] == pytest.approx(1, abs=1e-6)
+        assert row["effective_rank"] == pytest.approx(1, abs=0.05), "the states are multiples of each other"
+        assert row["collapsed"]
+
+
+def test_a_cube_that_answers_the_question_before_last_is_seen():
+    def respond(questions, start, steps):
+        asked_before = first_cell(start).astype(int) - 1
+        answers = ASKED.answers if asked_before.min() < 0 else ASKED.answers[asked_before]
+        return answers, numbered(questions)
+
+    rounds = answer_in_turn(CONFIG, respond, ASKED)["rounds"]
+    assert rounds[0]["mrr"] == 1
+    assert rounds[1]["mrr"] < 0.6
+    assert rounds[1]["agreement"] < 0.8
+
+
+def test_recovery_is_read_after_every_step_against_the_answer_before_the_damage():
+    """A cube whose answer is right by as much as its cells hold something, and in which a quarter of what is missing comes back
+    at a step."""
+
+    def respond(questions, start, steps):
+        held = np.asarray(jnp.mean(start.visible, (0, 1, 2, 4)))
+        healthy = not held.any()
+        held = np.ones_like(held) if healthy else 1 - (1 - held) * 0.75**steps
+        right, wrong = np.eye(2, questions.shape[1])
+        answers = held[:, None] * right + (1 - held)[:, None] * wrong
+        return answers, State(jnp.ones((3, 4, 5, len(questions), 3)), jnp.ones((3, 4, 5, len(questions), 3)))
+
+    found = recover(CONFIG, respond, ASKED.questions)
+    assert found["questions"] == 3
+    assert found["steps"] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(found["undamaged"], 1.0, atol=1e-6)
+    for kind in KINDS:
+        assert len(found[kind]) == 5
+        assert np.all(np.diff(found[kind]) > 0)
+        assert found[kind][0] < 0.9995
+        assert 0 < found["cleared_share"][kind] < 0.6
+
+
+def test_damage_is_the_same_for_every_cube():
+    starts = []
+
+    def respond(questions, start, steps):
+        starts.append(start)
+        full = State(jnp.ones((3, 4, 5, len(questions), 3)), jnp.ones((3, 4, 5, len(questions), 3)))
+        return ASKED.answers[: len(questions)], full
+
+    recover(CONFIG, respond, ASKED.questions)
+    first, starts = starts, []
+    recover(CONFIG, respond, ASKED.questions)
+    jax.tree.map(np.testing.assert_array_equal, starts, first)

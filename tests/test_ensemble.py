@@ -1,0 +1,86 @@
+"""Ensembles: known answers of the mean, refused mixtures, and two real seeds judged together."""
+
+import json
+
+import numpy as np
+import pytest
+from program import ROOT, SMOKE, run_here
+
+from lattice_jax import ensemble
+from lattice_jax.errors import InputError
+
+SHORT = (
+    "--config.training.steps=4",
+    "--config.training.evaluate_every=2",
+    "--config.training.checkpoint_every=4",
+    "--config.adapter.steps=4",
+)
+
+
+def test_the_mean_is_over_directions_whatever_the_lengths():
+    a, b = np.array([[3.0, 0.0], [0.0, 2.0]]), np.array([[0.0, 0.1], [0.0, 9.0]])
+    np.testing.assert_allclose(ensemble.average([a, b]), [[0.5, 0.5], [0.0, 1.0]])
+
+
+def test_spread_is_that_of_a_sample():
+    found = ensemble.spread([np.array([0.5, 0, 0, 0.2]), np.array([0.7, 0, 0, 0.2])])
+    assert found["similarity"] == pytest.approx({"mean": 0.6, "deviation": 0.02**0.5, "lowest": 0.5, "highest": 0.7})
+    assert found["mrr"]["deviation"] == 0
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 0)])
+def test_seeds_must_be_several_and_different(seeds):
+    with pytest.raises(InputError, match="two or more, each once"):
+        ensemble.train_seeds(None, None, seeds=seeds, resume=False, console=None)
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert run_here(patch, "train", "--config", SMOKE, *SHORT, "--seeds", 0, 1, "--workdir", folder) == 0
+    return folder, json.loads((folder / "ensemble.json").read_text())
+
+
+def test_members_are_the_runs_and_their_figures_those_of_their_own_summaries(seeds):
+    folder, found = seeds
+    for seed, member in enumerate(found["members"]):
+        own = json.loads((folder / f"seed-{seed}" / "summary.json").read_text())
+        assert own["seed"] == member["seed"] == seed
+        for name in ("similarity", "mrr"):
+            assert member[name] == pytest.approx(own["held_out"][name], abs=1e-6)
+            assert member["train"][name] == pytest.approx(own["train"][name], abs=1e-6)
+
+
+def test_the_mean_member_is_the_mean_of_the_members(seeds):
+    _, found = seeds
+    for name in ("similarity", "mrr"):
+        mean = np.mean([member[name] for member in found["members"]])
+        assert found["spread"]["held_out"][name]["mean"] == pytest.approx(mean)
+        assert found["mean_member"][name] == pytest.approx(mean)
+        assert np.mean(found["mean_member_pairs"][name]) == pytest.approx(mean)
+        gain = found["baselines"]["mean_answer"]["mean_member_gain"][name]
+        assert gain["value"] == pytest.approx(mean - found["baselines"]["mean_answer"][name])
+        assert gain["interval"][0] <= gain["value"] <= gain["interval"][1]
+
+
+def test_the_ensemble_is_no_less_similar_than_its_mean_member(seeds):
+    """The cosine to a mean of unit vectors is at least the mean of the cosines, where that is positive: the mean is shorter."""
+    _, found = seeds
+    assert found["ensemble"]["similarity"] >= found["mean_member"]["similarity"]
+    gain = found["ensemble"]["gain_over_mean_member"]["similarity"]["value"]
+    assert gain == pytest.approx(found["ensemble"]["similarity"] - found["mean_member"]["similarity"])
+
+
+def test_evaluate_judges_several_runs_and_refuses_mixtures(seeds, tmp_path, monkeypatch, capsys):
+    folder, found = seeds
+    monkeypatch.chdir(ROOT)
+    workdirs = ["--workdir", folder / "seed-0", "--workdir", folder / "seed-1"]
+    assert run_here(monkeypatch, "evaluate", *workdirs, "--out", tmp_path / "again.json") == 0
+    assert json.loads((tmp_path / "again.json").read_text())["ensemble"] == found["ensemble"]
+    other = ("--config.corpus.split_seed=1", "--config.seed=2", "--workdir", tmp_path / "other")
+    assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, *other) == 0
+    capsys.readouterr()
+    assert run_here(monkeypatch, "evaluate", *workdirs[:2], "--workdir", tmp_path / "other") == 2
+    assert "differ in: division of the pairs" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,104 @@
+"""What a run observes: the questions it asks, the topics it finds, the looks at which it measures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from lattice_jax.config import EmergenceConfig, TrainingConfig
+from lattice_jax.corpus.splits import Split
+from lattice_jax.experiment import look_steps
+from lattice_jax.observation import choose_questions, find_topics, render, spread, write_arrays
+from lattice_jax.training.checkpoint import Best
+from lattice_jax.training.loop import fit, initial_state
+
+LOOKING = TrainingConfig(steps=25, batch_size=2, evaluate_every=10, patience=0)
+
+
+def looks_of_the_loop(start: int, best: Best) -> list[int]:
+    """The steps at which the training loop asks for validation figures, starting at `start`."""
+    seen = []
+
+    class Rows:
+        def record(self, step, metrics):
+            if "validation_similarity" in metrics:
+                seen.append(step)
+
+    def objective(params, batch, *, key):
+        del key
+        return jnp.mean(jnp.square(params - batch["wanted"])), {}
+
+    optimizer = optax.sgd(0.1)
+    state = initial_state(jnp.zeros((1, 1)), optimizer)
+    fit(
+        state._replace(step=jnp.int32(start)),
+        objective=objective,
+        optimizer=optimizer,
+        data={"wanted": np.ones((4, 1), np.float32)},
+        config=LOOKING,
+        key=jax.random.key(0),
+        validate=lambda _: {"validation_similarity": float(len(seen))},
+        selection="validation_similarity",
+        best=best,
+        monitor=Rows(),  # pyright: ignore[reportArgumentType]
+    )
+    return seen
+
+
+def test_the_steps_of_looks_are_those_of_the_loop():
+    fresh = looks_of_the_loop(0, Best())
+    assert fresh == list(look_steps(LOOKING, 0, fresh=True)) == [0, 10, 20, 25]
+    resumed = looks_of_the_loop(13, Best(step=10, value=-1.0))
+    assert resumed == list(look_steps(LOOKING, 13, fresh=False)) == [20, 25]
+    assert list(look_steps(LOOKING, 10, fresh=False)) == [20, 25]
+    assert list(look_steps(LOOKING, 25, fresh=False)) == []
+
+
+def test_rows_are_spread_over_the_whole_corpus():
+    assert spread(tuple(range(100, 110)), 4) == (100, 103, 106, 109)
+    assert spread((5, 7), 9) == (5, 7)
+
+
+def test_probes_are_fitted_on_training_questions_and_judged_on_held_out_ones():
+    split = Split(train=tuple(range(0, 500, 2)), validation=(1, 3, 5), held_out=tuple(range(7, 307, 2)))
+    asked = choose_questions(split, EmergenceConfig(questions=8, probe_questions=90))
+    assert set(asked.shown) <= set(split.held_out)
+    assert set(asked.judge) <= set(split.held_out)
+    assert set(asked.fit) <= set(split.train)
+    assert (len(asked.shown), len(asked.fit), len(asked.judge)) == (8, 60, 30)
+    assert asked.probed == [*asked.fit, *asked.judge]
+    few = choose_questions(Split((0, 1, 2), (3, 4), (5, 6)), EmergenceConfig())
+    assert few == ((5, 6), (0, 1, 2), (5, 6))
+
+
+def test_topics_are_the_groups_and_their_most_central_questions():
+    drawn = np.random.default_rng(0)
+    middles = 10 * drawn.normal(size=(3, 8))
+    # The first of every group lies exactly in its middle.
+    embeddings = np.repeat(middles, 5, axis=0) + np.tile(np.array([0.0, 1, -1, 2, -2]), 3)[:, None] * drawn.normal(size=8)
+    texts = [f"question {number}" for number in range(15)]
+    topics = find_topics(embeddings, texts, 3, seed=0)
+    assert sorted(topics.names) == ["question 0", "question 10", "question 5"]
+    for first in (0, 5, 10):
+        assert set(topics.labels[first : first + 5]) == {topics.labels[first]}
+        assert topics.names[topics.labels[first]] == texts[first]
+    assert len(find_topics(embeddings[:6], texts[:6], 5, seed=0).names) == 3
+
+
+def test_arrays_are_read_back_as_they_were_written(tmp_path):
+    write_arrays({"activity": np.ones((2, 3), np.float16), "questions": np.array(["why?", "wherefore?"])}, tmp_path)
+    stored = np.load(tmp_path / "emergence.npz")
+    assert stored["questions"][1] == "wherefore?"
+    assert stored["activity"].dtype == np.float16
+    assert [entry.name for entry in tmp_path.iterdir()] == ["emergence.npz"]
+
+
+def test_the_table_shows_value_null_and_z():
+    row = {"value": 0.5, "null": 0.25, "z": 3.25, "untrained": 0.125, "null_model": "shuffled cells"}
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(render({"morans_i": row, "settling_time": row | {"z": None}}))
+    lines = capture.get().splitlines()
+    assert lines[2].split() == ["morans", "i", "0.500", "0.250", "+3.2", "0.125", "shuffled", "cells"]
+    assert lines[3].split() == ["settling", "time", "0.500", "0.250", "0.125", "shuffled", "cells"]

@@ -1,0 +1,100 @@
+"""What the cube's answers are changes of, on real embeddings."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lattice_jax import experiment
+from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, TrainingConfig
+from lattice_jax.errors import InputError
+from lattice_jax.evaluation.baselines import Pairs, fit_ridge, ridge
+from lattice_jax.evaluation.similarity import cosine_similarity
+from lattice_jax.lattice import cube
+from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
+from lattice_jax.stacking import Base, fit_base, offsets
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Pairs, Pairs]:
+    """50 training and 12 validation pairs of the glossary under MiniLM, of unit length."""
+    with np.load(Path(__file__).parent / "data" / "question_answer_embeddings.npz") as file:
+        rows = [file[name].astype(np.float32) for name in ("questions", "answers")]
+    units = [values / np.linalg.norm(values, axis=1, keepdims=True) for values in rows]
+    return Pairs(*(values[:50] for values in units)), Pairs(*(values[50:62] for values in units))
+
+
+@pytest.fixture(scope="module")
+def codec(pairs) -> Codec:
+    """20 principal components: a code that holds no text entirely."""
+    adapter, text = Adapter(384, 20, "linear"), np.concatenate(pairs[0])
+    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+
+
+def base(pairs, around: str, folds: int = 5, share: float = 0.7) -> Base:
+    return fit_base(*pairs, AnswerConfig(around, share, folds), seed=0)
+
+
+def test_around_nothing_there_is_nothing_to_add(pairs, codec):
+    assert base(pairs, "nothing") == Base(None, None)
+    added = offsets(codec, pairs[0].questions, None)
+    assert added.shift.shape == (50, 20)
+    assert added.remainder.shape == (50, 384)
+    assert not added.shift.any()
+    assert not added.remainder.any()
+
+
+@pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge"])
+def test_an_untrained_cube_answers_the_base(pairs, codec, around):
+    lattice = LatticeConfig(GridConfig(2, 4, 5), CellConfig(visible=8, memory=8, hidden=16), steps=24, minimum_arrival=0)
+    config = Config(lattice=lattice, answer=AnswerConfig(around, folds=5), training=TrainingConfig(batch_size=8))
+    chosen = base(pairs, around)
+    parameters = cube.initialise(lattice, key=jax.random.key(0))
+    # Without what its cells add, the wave guide hands its input on; it then takes only time to settle.
+    parameters["candidate_kernel"] = jnp.zeros_like(parameters["candidate_kernel"])
+    parameters["perception"] = jnp.round(parameters["perception"])
+    predicted = experiment.make_predictor(config, codec, None, base=chosen)(parameters, pairs[1].questions)
+    expected = chosen.predict(pairs[1].questions)
+    assert np.min(cosine_similarity(predicted, expected)) > 0.999
+
+
+def test_offsets_turn_the_handed_on_question_into_the_base(pairs, codec):
+    questions, wanted = pairs[1].questions, 3 * pairs[1].answers
+    added = offsets(codec, questions, wanted)
+    answered = codec.decode(codec.encode(jnp.asarray(questions)) + added.shift) + added.remainder
+    np.testing.assert_allclose(answered, pairs[1].answers, atol=1e-5)
+
+
+def test_the_shrunken_question_keeps_a_share_of_how_the_question_differs_from_the_mean(pairs):
+    train, validation = pairs
+    found = fit_base(train, validation, AnswerConfig("shrunken_question", share=0.25), seed=0)
+    expected = train.answers.mean(0) + 0.25 * (validation.questions - train.questions.mean(0))
+    np.testing.assert_allclose(found.predict(validation.questions), expected, atol=1e-6)
+    np.testing.assert_allclose(found.cross_fitted, found.predict(train.questions), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_training_pairs_are_answered_by_the_regression_of_the_other_folds(pairs, share):
+    train, validation = pairs
+    found = base(pairs, "ridge", folds=50, share=share)
+    penalty = float(ridge(train, validation, "ridge", shares=(share,)).choices["penalty"])
+    for row in (0, 17, 49):
+        others = Pairs(*(np.delete(values, row, 0) for values in train))
+        expected = fit_ridge(others, penalty, share=share)(train.questions[row : row + 1])[0]
+        np.testing.assert_allclose(found.cross_fitted[row], expected, atol=1e-5)
+    in_sample = cosine_similarity(found.predict(train.questions), train.answers).mean()
+    assert cosine_similarity(found.cross_fitted, train.answers).mean() < in_sample - 0.01
+
+
+def test_a_fold_needs_others():
+    with pytest.raises(InputError, match=r"answer\.folds is 1"):
+        AnswerConfig(folds=1)
+
+
+def test_validation_pairs_choose_the_penalty_alone(pairs):
+    train, validation = pairs
+    shuffled = Pairs(validation.questions[::-1], validation.answers)
+    one, other = (fit_base(train, chosen_on, AnswerConfig("ridge", folds=5), seed=0) for chosen_on in (validation, shuffled))
+    assert np.abs(one.cross_fitted - other.cross_fitted).max() > 1e-3

@@ -1,0 +1,176 @@
+"""The search: its notation, that it can't see held-out pairs, that it resumes, and what it leaves."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import ROOT, SMOKE, run_here
+
+from lattice_jax import experiment, sweep, trial
+from lattice_jax.config.search import Choice, Range, parse_dimension
+from lattice_jax.errors import InputError
+
+optuna = pytest.importorskip("optuna")
+
+SHORT = (
+    "--config.training.steps=4",
+    "--config.training.evaluate_every=2",
+    "--config.training.checkpoint_every=4",
+    "--config.adapter.steps=4",
+)
+SEARCH = ("--search", "optimizer.learning_rate=log(1e-3,1e-2)", "--search", "loss.dialogue_similarity=uniform(0.2,1)")
+
+
+@pytest.mark.parametrize(
+    ("text", "dimension"),
+    [
+        ("optimizer.learning_rate=log(1e-4,1e-2)", Range("optimizer.learning_rate", 1e-4, 1e-2, None, True, False)),
+        ("lattice.steps = uniform(16, 32, 4)", Range("lattice.steps", 16, 32, 4, False, True)),
+        ("lattice.sharing=choice(cell,layer)", Choice("lattice.sharing", ("cell", "layer"))),
+        ("lattice.sharing=any", Choice("lattice.sharing", ("cell", "layer", "lattice"))),
+        ("lattice.update.quiescent=any", Choice("lattice.update.quiescent", (True, False))),
+        ("training.batch_size=choice(8,16)", Choice("training.batch_size", (8, 16))),
+    ],
+)
+def test_a_search_takes_the_type_of_the_setting(text, dimension):
+    assert parse_dimension(text) == dimension
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer.learningrate=log(1e-4,1e-2)", "perhaps optimizer.learning_rate"),
+        ("optimizer.learning_rate", "NAME=log"),
+        ("optimizer.learning_rate=log(0,1)", "above 0"),
+        ("optimizer.learning_rate=log(1e-2,1e-4)", "low < high"),
+        ("optimizer.learning_rate=any", "too many"),
+        ("lattice.steps=uniform(16,17.5)", "type int"),
+        ("lattice.sharing=uniform(0,1)", "no number"),
+        ("lattice.sharing=choice(cell,column)", "cell, layer, lattice"),
+    ],
+)
+def test_a_search_that_cannot_be_read_is_refused(text, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        parse_dimension(text)
+
+
+def test_blinded_material_has_no_held_out_numbers_and_all_others():
+    found = experiment.gather(_smoke())
+    blind, rows = trial.blinded(found), list(found.corpus.split.held_out)
+    assert np.isnan(blind.questions[rows]).all()
+    assert np.isnan(blind.answers[rows]).all()
+    for side in ("train", "validation"):
+        for ours, theirs in zip(blind.pairs(side), found.pairs(side), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert np.isfinite(found.answers).all(), "the original is left as it is"
+
+
+def _smoke():
+    from lattice_jax.commandline import load_config
+
+    return load_config(Path(SMOKE))
+
+
+def run_sweep(patch, folder: Path, *arguments: object) -> int:
+    patch.chdir(ROOT)
+    return run_here(patch, "sweep", "--config", SMOKE, *SHORT, *SEARCH, "--workdir", folder, *arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three trials, cut off in the second, resumed; with what every training and every judgement was given."""
+    folder, seen = tmp_path_factory.mktemp("sweep") / "run", []
+    fit, judge, calls = experiment.fit_cube, experiment.judge_run, iter(range(100))
+
+    def watched(config, material, *rest):
+        rows = list(material.corpus.split.held_out)
+        seen.append(("fit", bool(np.isnan(material.questions[rows]).all() and np.isnan(material.answers[rows]).all())))
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return fit(config, material, *rest)
+
+    def watched_judge(config, *rest):
+        seen.append(("judge", config.optimizer.learning_rate))
+        return judge(config, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "fit_cube", watched)
+        patch.setattr(experiment, "judge_run", watched_judge)
+        assert run_sweep(patch, folder, "--trials", 3) == 130
+        assert run_sweep(patch, folder, "--trials", 3, "--resume") == 0
+    return folder, seen, json.loads((folder / "sweep.json").read_text())
+
+
+def test_held_out_pairs_are_judged_once_after_all_trials_and_for_the_best_on_validation(whole):
+    _, seen, found = whole
+    complete = [one for one in found["trials"] if one["state"] == "complete"]
+    best = max(complete, key=lambda one: one["value"])
+    assert [blind for kind, blind in seen[:4] if kind == "fit"] == [True] * 4, "no trial had held-out numbers"
+    # The judged run finds nothing left to train: its fit is the only one with eyes.
+    assert seen[4:] == [("fit", False), ("judge", best["settings"]["optimizer.learning_rate"])]
+    assert found["best"] == best["number"]
+    assert found["verdict"]["held_out"]["pairs"] == 40
+
+
+def test_a_sweep_that_was_cut_off_asks_what_it_would_have_asked(whole):
+    _, _, found = whole
+    assert [one["state"] for one in found["trials"]] == ["complete", "fail", "complete", "complete"]
+    assert found["trials"][1]["settings"] == found["trials"][2]["settings"]
+    assert len({one["settings"]["optimizer.learning_rate"] for one in found["trials"]}) == 3
+
+
+def test_a_trial_is_worth_its_figure_at_the_look_that_chose_its_parameters(whole):
+    folder, _, found = whole
+    for one in found["trials"]:
+        if one["state"] == "complete":
+            assert one["value"] == pytest.approx(max(one["looks"].values()))
+            assert set(one["looks"]) == {"0", "2", "4"}
+            rows = (folder / f"trial-{one['number']:04d}" / "metrics.jsonl").read_text().splitlines()
+            assert json.loads(rows[2])["validation_similarity"] == pytest.approx(one["looks"]["2"])
+
+
+def test_the_adapter_is_trained_once_and_only_the_best_trial_keeps_parameters(whole):
+    folder, _, found = whole
+    assert len(list((folder / "adapters").iterdir())) == 1
+    assert [path.parent.name for path in folder.glob("trial-*/checkpoints")] == [found["folder"]]
+
+
+def test_the_page_needs_no_network(whole):
+    page = (whole[0] / "sweep.html").read_text()
+    assert "parcoords" in page
+    assert len(page) > 1_000_000, "plotly's script is inside"
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+
+
+def test_no_trial_is_added_once_the_held_out_pairs_have_spoken(whole, monkeypatch, capsys):
+    assert run_sweep(monkeypatch, whole[0], "--trials", 5, "--resume") == 2
+    assert "was judged on the held-out pairs" in capsys.readouterr().err
+
+
+def test_another_search_is_not_mixed_in(whole, monkeypatch, capsys):
+    assert run_sweep(monkeypatch, whole[0], "--trials", 3, "--resume", "--figure", "mrr") == 2
+    assert "don't compare" in capsys.readouterr().err
+
+
+def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    search = ("--search", "optimizer.final_learning_rate=choice(0.5)")
+    assert run_here(monkeypatch, "sweep", "--config", SMOKE, *search, "--trials", 1, "--workdir", tmp_path / "run") == 2
+    (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
+    assert one["state"] == "fail"
+    assert "optimizer.final_learning_rate is 0.5" in one["reason"]
+
+
+def test_a_trial_behind_the_others_is_pruned_by_its_looks():
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
+    config, wanted = _smoke(), sweep.Search((parse_dimension("seed=uniform(0,9)"),), "mean")
+    for similarity in (0.6, 0.7):
+        looks = sweep._Looks(asked := study.ask(), wanted, config)
+        looks({"validation_similarity": similarity, "validation_mrr": 0.1})
+        assert looks.value == pytest.approx((similarity + 0.1) / 2)
+        study.tell(asked, looks.value)
+    behind = sweep._Looks(study.ask(), wanted, config)
+    with pytest.raises(optuna.TrialPruned):
+        behind({"validation_similarity": 0.2, "validation_mrr": 0.1})
