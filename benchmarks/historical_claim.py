@@ -4,7 +4,8 @@
     python benchmarks/historical_claim.py --write
 
 Trains one small cube on the ten pairs in five spaces, with the right answers and with shuffled ones, once a seed, and prints the
-page. With --write it renews benchmarks/historical_claim.md, benchmarks/results/historical_claim.json and the plots beside it.
+page. With --write it renews benchmarks/historical_claim.md, benchmarks/results/historical_claim.json and the plots beside it;
+--redraw does so from the figures of the last run.
 """
 
 import sys
@@ -26,16 +27,18 @@ from dataclasses import dataclass  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
-from benchmarks.historical import page  # noqa: E402
+from benchmarks.historical import page, plots  # noqa: E402
 from benchmarks.historical.arms import Arm, Settings, make_trainer, train_arm  # noqa: E402
 from benchmarks.historical.levels import raw_levels, stack_levels  # noqa: E402
 from benchmarks.historical.spaces import historical_space, random_layers, teacher_space  # noqa: E402
 from benchmarks.measure import machine  # noqa: E402
 from lattice_jax.commandline import clear_errors, load_config  # noqa: E402
 from lattice_jax.config import TeacherConfig  # noqa: E402
+from lattice_jax.errors import InputError  # noqa: E402
 from lattice_jax.experiment import Material, gather  # noqa: E402
 
-BENCHMARKS = ROOT / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
+FIGURES = RESULTS / "historical_claim.json"
 CODE = 225
 STACK_SEEDS = 20
 
@@ -52,6 +55,8 @@ class HistoricalClaim:
     """Training steps of every arm."""
     write: bool = False
     """Write the page, its plots and its figures."""
+    redraw: bool = False
+    """Train nothing; write the page and its plots again from the figures of the last run, and the project's own of today."""
 
 
 def all_arms(material: Material) -> list[Arm]:
@@ -92,11 +97,11 @@ def levels(arguments: HistoricalClaim, material: Material) -> dict:
     }
 
 
-with clear_errors():
-    arguments = tyro.cli(HistoricalClaim, args=sys.argv[1:], description=__doc__)
+def study(arguments: HistoricalClaim) -> dict:
+    """Everything that the page is made of, as plain values."""
     begun, settings = time.perf_counter(), Settings(steps=arguments.steps)
     material = gather(load_config(arguments.config))
-    report = {
+    return {
         "command": shlex.join(["python", "benchmarks/historical_claim.py", *sys.argv[1:]]),
         "settings": dataclasses.asdict(settings),
         "seeds": arguments.seeds,
@@ -106,12 +111,17 @@ with clear_errors():
         "machine": machine.description(),
         "seconds": time.perf_counter() - begun,
     }
-    measured = {
-        name: json.loads((BENCHMARKS / "results" / f"{name}.json").read_text()) for name in ("phase3", "ten_pairs")
-    }
+
+
+with clear_errors():
+    arguments = tyro.cli(HistoricalClaim, args=sys.argv[1:], description=__doc__)
+    if len(arguments.seeds) < 2:
+        raise InputError(f"{len(arguments.seeds)} seed", expected="at least 2, for a deviation", fix="give --seeds more")
+    report = json.loads(FIGURES.read_text()) if arguments.redraw else study(arguments)
+    measured = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("phase3", "ten_pairs")}
     text = page.markdown(report, measured)
     print(text)
-    if arguments.write:
-        (BENCHMARKS / "results" / "historical_claim.json").write_text(json.dumps(report, indent=1) + "\n")
-        (BENCHMARKS / "historical_claim.md").write_text(text)
-        page.draw(report, BENCHMARKS / "results")
+    if arguments.write or arguments.redraw:
+        FIGURES.write_text(json.dumps(report, indent=1) + "\n")
+        (ROOT / "benchmarks" / "historical_claim.md").write_text(text)
+        plots.draw(report, RESULTS)

@@ -48,9 +48,9 @@ class Settings:
 
     lattice: LatticeConfig = CUBE
     loss: LossConfig = LossConfig()  # noqa: RUF009 (frozen)
-    steps: int = 100
+    steps: int = 60
     learning_rate: float = 2e-3
-    look_every: int = 5
+    look_every: int = 4
     """Steps between two looks at the training pairs."""
 
 
