@@ -3,9 +3,9 @@
 
     python benchmarks/historical_claim.py --write
 
-Trains one small cube on the ten pairs in five spaces, with the right answers and with shuffled ones, once a seed, and prints the
-page. With --write it renews benchmarks/historical_claim.md, benchmarks/results/historical_claim.json and the plots beside it;
---redraw does so from the figures of the last run.
+Trains one small cube on the ten pairs in five spaces, with the right answers and with shuffled ones, once a seed, and prints
+the page. With --write it renews benchmarks/historical_claim.md, benchmarks/results/historical_claim.json and the plots beside
+it; --redraw does so from the figures of the last run.
 """
 
 import sys

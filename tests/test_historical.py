@@ -31,10 +31,11 @@ TEACHER, CODE, PAIRS = 48, 20, 6
 TINY = Settings(
     lattice=LatticeConfig(
         grid=GridConfig(depth=3, height=4, width=5),
-        cell=CellConfig(visible=4, memory=3, hidden=5, perception="moore"),
+        cell=CellConfig(visible=4, memory=4, hidden=5, perception="moore"),
         steps=5,
         minimum_arrival=0.0,
         engine="scan",
+        remat="never",
         devices=1,
     ),
     steps=3,
@@ -82,12 +83,12 @@ def test_similarity_to_others_leaves_the_own_answer_out():
     assert similarity_to_others(predicted, targets) == pytest.approx(np.mean(every))
 
 
-def test_every_random_layer_makes_answers_more_alike():
+@pytest.mark.parametrize("layers", [1, 2])
+def test_random_layers_make_answers_more_alike(layers):
     answers = alike(2, 0.3)
-    found = [stack_levels(random_layers(TEACHER, CODE, layers), answers, range(5)) for layers in (1, 2)]
-    levels = [pairwise_similarity(answers), *(float(np.mean(one["pairwise"])) for one in found)]
-    assert levels == sorted(levels)
-    np.testing.assert_allclose(constant_level(np.array(found[0]["pairwise"]), PAIRS), found[0]["constant"], atol=1e-12)
+    found = stack_levels(random_layers(TEACHER, CODE, layers), answers, range(3))
+    assert min(found["pairwise"]) > pairwise_similarity(answers) + 0.2
+    np.testing.assert_allclose(constant_level(np.array(found["pairwise"]), PAIRS), found["constant"], atol=1e-12)
 
 
 def test_the_teachers_space_keeps_what_its_components_hold():
@@ -98,8 +99,7 @@ def test_the_teachers_space_keeps_what_its_components_hold():
     np.testing.assert_allclose(space.decode({}, codes), text, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["shared", "own"])
-@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize(("target", "learns"), [("shared", False), ("own", True)])
 def test_a_historical_arm_learns_and_its_targets_move_only_where_they_learn(target, learns):
     arm = Arm("arm", historical_space(TEACHER, CODE, target=target, learns=learns), shuffled=True)
     run = train_arm(arm, make_trainer(arm, TINY), some_pairs(0), some_pairs(1, 5), TINY, seed=0)

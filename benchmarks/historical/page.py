@@ -1,8 +1,8 @@
 """The page of the study: what 38.5 % -> 89.81 % meant, and the honest figures.
 
-Contract: plain values in, Markdown out. `report` is what benchmarks/historical_claim.py measured, `measured` the summaries of the
-project's own runs by name; every figure of the page is read from one of the two, but for those of the claim itself. A figure of
-several seeds is their mean ± standard deviation.
+Contract: plain values in, Markdown out. `report` is what benchmarks/historical_claim.py measured, `measured` the summaries of
+the project's own runs by name; every figure of the page is read from one of the two, but for those of the earlier attempt
+itself. A figure of several seeds is their mean ± standard deviation.
 """
 
 import statistics
@@ -71,22 +71,23 @@ def _summary(report: Mapping, measured: Mapping[str, Mapping]) -> list[str]:
         "The earlier attempt reported that question-answer similarity rose from 38.5 % to 89.81 % on ten pairs: cosines of "
         f"{CLAIM_BEFORE} and {CLAIM_AFTER:.3f}. "
         "**Neither figure shows that anything was learned.** The first is about what a question scores against its own answer "
-        f"with no model at all, which depends on the teacher: {raw['mpnet']['question']:.3f} with MPNet on the ten pairs of this "
-        f"project, {raw['minilm']['question']:.3f} with MiniLM. The second is about what **one constant answer** scores when "
+        f"with no model at all, which depends on the teacher: {raw['mpnet']['question']:.3f} with MPNet on this project's ten "
+        f"pairs, {raw['minilm']['question']:.3f} with MiniLM. The second is about what **one constant answer** scores when "
         "answers are compared behind layers that are trained with the cube or left as drawn: "
         f"{over_seeds(stacks[2]['constant'])} behind three random layers, {over_seeds(stacks[0]['constant'])} behind one, and "
         f"{after('shared_trained', 'constant')} behind the three once they were trained with the cube. A cube that was taught "
-        f"only wrong answers scores {after('shared_trained', 'similarity_to_right_answers', True)} against the right ones there.",
+        f"wrong answers alone scores {after('shared_trained', 'similarity_to_right_answers', True)} there, against the right "
+        "ones.",
         "",
         "**The honest figures**, in the teacher's own space, frozen: on the ten pairs the best constant scores "
-        f"{after('teacher', 'constant')} and the same cube {after('teacher', 'similarity')}, which is learning by heart, since on "
+        f"{after('teacher', 'constant')} and the same cube {after('teacher', 'similarity')}. That is learning by heart: on "
         f"{report['pairs']['held_out']} held-out questions it scores {after('teacher', 'held_out_similarity')}, beside "
         f"{after('teacher', 'held_out_question')} for the question itself. The project's full cube scores "
-        f"{interval(ten['train'], 'similarity')} on the ten pairs and {interval(ten['held_out'], 'similarity')} on the held-out "
-        f"ones; trained on {full['train']['pairs']} pairs it scores {interval(full['held_out'], 'similarity')} on the held-out "
-        f"ones, beside {base['question']['similarity']:.3f} for the question itself, {base['mean_answer']['similarity']:.3f} for "
-        f"the mean answer, {base['ridge']['similarity']:.3f} for ridge regression and {base['mlp']['similarity']:.3f} for an MLP "
-        "([below](#the-projects-own-honest-figures)).",
+        f"{interval(ten['train'], 'similarity')} on the ten pairs and {interval(ten['held_out'], 'similarity')} on the "
+        f"held-out ones; trained on {full['train']['pairs']} pairs it scores {interval(full['held_out'], 'similarity')} on the "
+        f"held-out ones, beside {base['question']['similarity']:.3f} for the question itself, "
+        f"{base['mean_answer']['similarity']:.3f} for the mean answer, {base['ridge']['similarity']:.3f} for ridge regression "
+        f"and {base['mlp']['similarity']:.3f} for an MLP ([below](#the-projects-own-honest-figures)).",
         "",
     ]
 
@@ -128,9 +129,9 @@ def _as_computed(report: Mapping) -> list[str]:
             ],
             trained(),
         ),
-        "*Constant*: the best single prediction, whatever is asked. *Others' answers*: the cube's predictions against the answers "
-        "to other questions. Only where these two are far below *after* does the similarity say something; recall@1 and MRR, "
-        "which the earlier attempt did not measure, say it in every space.",
+        "*Constant*: the best single prediction, whatever is asked. *Others' answers*: the cube's predictions against the "
+        "answers to other questions. Only where these two are far below *after* does the similarity say something; recall@1 "
+        "and MRR, which the earlier attempt did not measure, say it in every space.",
         "",
         "![Similarity while the cube learns, beside the constant predictor](results/historical_learning.png)",
         "",
@@ -168,8 +169,8 @@ def _level(report: Mapping) -> list[str]:
         "",
         "Over n answers whose mean cosine with each other is c, the best constant scores exactly sqrt((1 + (n - 1) c) / n) "
         "(`historical/levels.py`). It depends on nothing else, so whatever makes answers alike raises it. A random layer does: "
-        "its biases are the same for all texts, and ReLU leaves no negative numbers. A layer that learns with the cube does it "
-        "on purpose, because answers that are all alike are the easiest to predict.",
+        "its biases are the same for all texts, and ReLU leaves no negative numbers. A layer that learns with the cube is "
+        "pulled there by the loss, because answers that are all alike are the easiest to predict.",
         "",
         *table(["the ten answers go through", "cosine with each other", "best constant", "question itself"], rows()),
         "![The level of the constant predictor](results/historical_levels.png)",
@@ -200,9 +201,9 @@ def _held_out(report: Mapping) -> list[str]:
             ],
             rows(),
         ),
-        "*Constant*: the best one of the ten training answers. *In the teacher's space*: what the cube says, decoded, against the "
-        "answer's own embedding. In the first four rows no loss reaches the decoder, so this is the figure that a user of the "
-        "earlier attempt would have seen: about nothing. Its own inference test gave -0.009.",
+        "*Constant*: the best one of the ten training answers. *In the teacher's space*: what the cube says, decoded, "
+        "against the answer's own embedding. In the first four rows no loss reaches the decoder, and nothing comes out of it; "
+        "the earlier attempt's own inference test gave -0.009.",
         "",
     ]
 
@@ -245,22 +246,21 @@ def _method(report: Mapping) -> list[str]:
     return [
         "## How it was measured, and what is not known",
         "",
-        f"`{report['command']}`: {report['seconds'] / 60:.1f} minutes on {where['cores']} shared cores of {where['processor']}; "
-        f"{versions}. Seeds {', '.join(map(str, report['seeds']))}; every figure of every look is in "
+        f"`{report['command']}`: {report['seconds'] / 60:.1f} minutes on {where['cores']} shared cores of "
+        f"{where['processor']}; {versions}. Seeds {', '.join(map(str, report['seeds']))}; every figure of every look is in "
         "[`results/historical_claim.json`](results/historical_claim.json).",
         "",
         f"- The cube is {grid['depth']} x {grid['height']} x {grid['width']} cells of hidden width {cell['hidden']}, "
         f"{settings['lattice']['steps']} lattice steps, {settings['steps']} training steps on the whole batch of ten, losses "
         f"{losses['surface_reconstruction']} / {losses['internal_consistency']} / {losses['dialogue_similarity']}; the last "
-        "parameters are taken. It is this project's cube made small, and not the earlier attempt's, of which only the measure is "
-        "repeated: the claim is about the measure, and a larger cube moves neither the constant nor the similarity of shuffled "
-        "answers downwards.",
+        "parameters are taken. It is this project's cube made small, not the earlier attempt's: what is repeated is the "
+        "measure. The constant's level behind untrained layers doesn't depend on the cube at all.",
         "- The teacher is MPNet (768 numbers a text) and the pairs are this project's ten. Those of the earlier attempt are "
         "not at hand, so its 38.5 % and 89.81 % are not expected to the digit.",
-        "- The earlier attempt's answers went through a layer that was trained with the cube, or was made after the optimiser and "
-        "so never trained. Whether it was the question's stack or a layer of its own is not certain, so both are here. Layers "
-        "start as PyTorch's do. Where the target layer is its own, similarity before training compares two unrelated random "
-        "spaces and is about 0.",
+        "- The earlier attempt's answers went through a layer that was trained with the cube, or was made after the optimiser "
+        "and so never trained. Whether it was the question's stack or a layer of its own is not certain, so both are here. "
+        "Layers start as PyTorch's do. Where the target layer is its own, similarity before training compares two unrelated "
+        "random spaces and is about 0.",
         "- In the teacher's space the question goes in as 225 principal components, fitted to the ten training pairs and the "
         "unlabelled sentences. The held-out pairs decide nothing.",
         "",

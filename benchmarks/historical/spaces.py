@@ -71,8 +71,8 @@ def random_layers(teacher: int, code: int, layers: int) -> Layers:
 def historical_space(teacher: int, code: int, *, target: Literal["shared", "own"], learns: bool) -> Space:
     """Question through a stack of widths 0.7 times the last, 768 -> 537 -> 375 -> 225, and its mirror image back.
 
-    `target`: answers go through the same stack, or through one Linear layer of their own. `learns`: all these layers are trained
-    with the cube; otherwise they stay as they were drawn.
+    `target`: answers go through the same stack, or through one Linear layer of their own. `learns`: all these layers are
+    trained with the cube; otherwise they stay as they were drawn.
     """
     widths = hierarchical_widths(teacher, code)
     there, back, own = Layers(widths[1:]), Layers(widths[-2::-1]), random_layers(teacher, code, 1)
