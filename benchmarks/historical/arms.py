@@ -79,11 +79,11 @@ def make_trainer(arm: Arm, settings: Settings) -> Trainer:
     schedule = OptimizerConfig(settings.learning_rate, settings.learning_rate / 10, warmup_steps=10, weight_decay=0.0)
     optimizer = make_optimizer(schedule, settings.steps)
 
-    def objective(parameters: dict, batch: dict, *, key: Array) -> tuple[Array, dict]:
-        layers = parameters["space"] if space.learns else jax.lax.stop_gradient(parameters["space"])
+    def objective(params: dict, batch: dict, *, key: Array) -> tuple[Array, dict]:
+        layers = params["space"] if space.learns else jax.lax.stop_gradient(params["space"])
         target = space.target(layers, batch["answer"])
         said = cube.answer(
-            parameters["cube"], space.encode(layers, batch["question"]), key=key, config=lattice, sampled=True, read="cube"
+            params["cube"], space.encode(layers, batch["question"]), key=key, config=lattice, sampled=True, read="cube"
         )
         compared = (said.vectors, target)
         if space.compared == "embeddings":

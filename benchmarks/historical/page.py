@@ -77,8 +77,8 @@ def _summary(report: Mapping, measured: Mapping[str, Mapping]) -> list[str]:
         f"{over_seeds(stacks[2]['constant'])} behind three random layers, {over_seeds(stacks[0]['constant'])} behind one, and "
         f"{after('shared_trained', 'constant')} behind the three once they were trained with the cube. A cube that was taught "
         f"wrong answers alone scores {after('shared_trained', 'similarity_to_right_answers', True)} there, against the right "
-        f"ones. Measured honestly, this project's cube scores {full['held_out']['similarity']:.3f} on held-out questions, where "
-        f"the question itself scores {base['question']['similarity']:.3f}.",
+        f"ones. Measured honestly, this project's cube scores {full['held_out']['similarity']:.3f} on held-out questions, "
+        f"where the question itself scores {base['question']['similarity']:.3f}.",
         "",
         "**The honest figures**, in the teacher's own space, frozen: on the ten pairs the best constant scores "
         f"{after('teacher', 'constant')} and the same cube {after('teacher', 'similarity')}. That is learning by heart: on "

@@ -149,10 +149,11 @@ def _claim(axes: "Axes", *, right: bool = False) -> None:
     axes.annotate(
         "claimed:\n89.81 %" if right else "claimed: 89.81 %",
         (0.998 if right else 0.004, CLAIM_AFTER),
-        (0, 4),
+        (0, -4 if right else 4),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right" if right else "left",
+        va="top" if right else "bottom",
         fontsize=8.5,
         color=INK,
     )
