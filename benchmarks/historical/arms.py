@@ -3,7 +3,7 @@
 Contract: an arm is a space, and whether the answers that it learns are another pair's. All arms have the same cube, optimiser,
 weights of losses (0.3 surface reconstruction, 0.3 internal consistency, 0.4 dialogue similarity) and number of steps, whole
 batches of all pairs, and are measured with the expected-value update. `train_arm` returns plain figures of one seed; nothing is
-chosen by them, the last parameters are taken. The held-out pairs are looked at after the last step alone.
+chosen by them, the last parameters are taken. The held-out pairs decide nothing, and are judged after the last step alone.
 """
 
 import functools
@@ -48,9 +48,10 @@ class Settings:
 
     lattice: LatticeConfig = CUBE
     loss: LossConfig = LossConfig()  # noqa: RUF009 (frozen)
-    steps: int = 100
+    steps: int = 60
     learning_rate: float = 2e-3
-    look_every: int = 5
+    look_every: int = 4
+    """Steps between two looks at the training pairs."""
 
 
 class Run(NamedTuple):
@@ -68,8 +69,8 @@ class Trainer(NamedTuple):
     initialise: Callable[[jax.Array], dict]
     step: Callable
     start: Callable[[dict], TrainState]
-    answer: Callable[[dict, Array, Array], tuple[Array, Array, Array]]
-    """(parameters, questions, answers) -> predicted codes, target codes, decoded predictions."""
+    answer: Callable[[dict, Array, Array], tuple[Array, Array, Array, Array]]
+    """(parameters, questions, answers) -> predicted codes, target codes, codes of the questions, decoded predictions."""
 
 
 def make_trainer(arm: Arm, settings: Settings) -> Trainer:
@@ -78,11 +79,11 @@ def make_trainer(arm: Arm, settings: Settings) -> Trainer:
     schedule = OptimizerConfig(settings.learning_rate, settings.learning_rate / 10, warmup_steps=10, weight_decay=0.0)
     optimizer = make_optimizer(schedule, settings.steps)
 
-    def objective(parameters: dict, batch: dict, *, key: Array) -> tuple[Array, dict]:
-        layers = parameters["space"] if space.learns else jax.lax.stop_gradient(parameters["space"])
-        target = space.encode(layers, batch["answer"])
+    def objective(params: dict, batch: dict, *, key: Array) -> tuple[Array, dict]:
+        layers = params["space"] if space.learns else jax.lax.stop_gradient(params["space"])
+        target = space.target(layers, batch["answer"])
         said = cube.answer(
-            parameters["cube"], space.encode(layers, batch["question"]), key=key, config=lattice, sampled=True, read="cube"
+            params["cube"], space.encode(layers, batch["question"]), key=key, config=lattice, sampled=True, read="cube"
         )
         compared = (said.vectors, target)
         if space.compared == "embeddings":
@@ -96,13 +97,13 @@ def make_trainer(arm: Arm, settings: Settings) -> Trainer:
         return jnp.mean(loss), {}
 
     @jax.jit
-    def answer(parameters: dict, questions: Array, answers: Array) -> tuple[Array, Array, Array]:
+    def answer(parameters: dict, questions: Array, answers: Array) -> tuple[Array, Array, Array, Array]:
         layers = parameters["space"]
         codes = space.encode(layers, questions)
         said = cube.answer(
             parameters["cube"], codes, key=jax.random.key(0), config=lattice, sampled=False, read="output"
         ).vectors
-        return said, space.encode(layers, answers), space.decode(layers, said)
+        return said, space.target(layers, answers), codes, space.decode(layers, said)
 
     def initialise(key: jax.Array) -> dict:
         cube_key, space_key = jax.random.split(key)
@@ -118,73 +119,67 @@ def train_arm(arm: Arm, trainer: Trainer, train: Pairs, held_out: Pairs, setting
     initial_key, step_key = jax.random.split(jax.random.key(seed))
     state = trainer.start(trainer.initialise(initial_key))
     learned = Pairs(train.questions, shuffled(train.answers, seed=seed)) if arm.shuffled else train
-    both = Pairs(*map(np.concatenate, zip(learned, held_out, strict=True)))
     batch = {"question": jnp.asarray(learned.questions), "answer": jnp.asarray(learned.answers)}
     curve = []
     for step in range(settings.steps + 1):
         if step % settings.look_every == 0 or step == settings.steps:
-            sides = _answer(trainer, state.params, both, len(train.questions))
-            curve.append({"step": step} | training_figures(arm.space, sides[0], learned))
+            curve.append({"step": step} | training_figures(compared(arm.space, trainer, state.params, learned)))
         if step < settings.steps:
             state, _ = trainer.step(state, batch, step_key)
-    final = curve[-1] | held_out_figures(arm.space, *sides, held_out)
+    # The constant depends on the answers, and a shuffle has the same.
+    right, others = (compared(arm.space, trainer, state.params, pairs) for pairs in (train, held_out))
+    final = curve[-1] | held_out_figures(best_constant(right.target), others)
     if arm.shuffled:
-        final["similarity_to_right_answers"] = _right_answers(trainer, state.params, train, held_out, arm.space)
+        final["similarity_to_right_answers"] = float(cosine_similarity(right.predicted, right.target).mean())
     return Run(curve, final)
 
 
-class _Answered(NamedTuple):
+class Compared(NamedTuple):
+    """What a trained or untrained arm says, where its own similarity compares it, a row for each pair."""
+
     predicted: np.ndarray
-    """Codes that the cube says."""
     target: np.ndarray
-    """Codes of the answers."""
+    question: np.ndarray
+    """The question itself in place of a prediction."""
     decoded: np.ndarray
-    """What the cube says as embeddings."""
+    """What the cube says in the teacher's space."""
+    answers: np.ndarray
+    """The answers in the teacher's space."""
 
 
-def _answer(trainer: Trainer, parameters: dict, pairs: Pairs, count: int) -> tuple[_Answered, _Answered]:
-    """The first `count` pairs and the others, answered in one call."""
-    answered = [np.asarray(values) for values in trainer.answer(parameters, *map(jnp.asarray, pairs))]
-    return _Answered(*(values[:count] for values in answered)), _Answered(*(values[count:] for values in answered))
+def compared(space: Space, trainer: Trainer, parameters: dict, pairs: Pairs) -> Compared:
+    """Ask the cube all questions of `pairs`."""
+    said = [np.asarray(values) for values in trainer.answer(parameters, *map(jnp.asarray, pairs))]
+    predicted, target, question, decoded = said
+    if space.compared == "embeddings":
+        predicted, target, question = decoded, pairs.answers, pairs.questions
+    return Compared(predicted, target, question, decoded, pairs.answers)
 
 
-def _compared(space: Space, answered: _Answered, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and targets where the arm's own similarity compares them."""
-    return (answered.predicted, answered.target) if space.compared == "codes" else (answered.decoded, answers)
-
-
-def training_figures(space: Space, answered: _Answered, pairs: Pairs) -> dict[str, float]:
+def training_figures(said: Compared) -> dict[str, float]:
     """Similarity on the pairs learned, and what predictors that know nothing score in the same space at the same moment."""
-    predicted, target = _compared(space, answered, pairs.answers)
-    scores = score_pairs(predicted, target).mean(axis=0)
+    scores = score_pairs(said.predicted, said.target).mean(axis=0)
     return {
         "similarity": float(scores[0]),
         "recall_at_1": float(scores[1]),
         "mrr": float(scores[3]),
-        "constant": similarity_of_constant(best_constant(target), target),
-        "others": similarity_to_others(predicted, target),
-        "pairwise": pairwise_similarity(target),
-        "teacher_similarity": float(cosine_similarity(answered.decoded, pairs.answers).mean()),
+        "constant": similarity_of_constant(best_constant(said.target), said.target),
+        "question": float(cosine_similarity(said.question, said.target).mean()),
+        "others": similarity_to_others(said.predicted, said.target),
+        "pairwise": pairwise_similarity(said.target),
+        "teacher_similarity": float(cosine_similarity(said.decoded, said.answers).mean()),
     }
 
 
-def held_out_figures(space: Space, learned: _Answered, answered: _Answered, held_out: Pairs) -> dict[str, float]:
-    """The same on the held-out pairs; the constant is that of the training targets."""
-    predicted, target = _compared(space, answered, held_out.answers)
-    constant = best_constant(learned.target if space.compared == "codes" else learned.decoded)
-    scores = score_pairs(predicted, target).mean(axis=0)
+def held_out_figures(constant: np.ndarray, said: Compared) -> dict[str, float]:
+    """The same on the held-out pairs, with the best constant of the training answers."""
+    scores = score_pairs(said.predicted, said.target).mean(axis=0)
     return {
         "held_out_similarity": float(scores[0]),
         "held_out_recall_at_1": float(scores[1]),
         "held_out_mrr": float(scores[3]),
-        "held_out_constant": similarity_of_constant(constant, target),
-        "held_out_others": similarity_to_others(predicted, target),
-        "held_out_teacher_similarity": float(cosine_similarity(answered.decoded, held_out.answers).mean()),
+        "held_out_constant": similarity_of_constant(constant, said.target),
+        "held_out_question": float(cosine_similarity(said.question, said.target).mean()),
+        "held_out_others": similarity_to_others(said.predicted, said.target),
+        "held_out_teacher_similarity": float(cosine_similarity(said.decoded, said.answers).mean()),
     }
-
-
-def _right_answers(trainer: Trainer, parameters: dict, train: Pairs, held_out: Pairs, space: Space) -> float:
-    """Similarity of a cube that learned others' answers to the right ones."""
-    both = Pairs(*map(np.concatenate, zip(train, held_out, strict=True)))
-    answered, _ = _answer(trainer, parameters, both, len(train.questions))
-    return float(cosine_similarity(*_compared(space, answered, train.answers)).mean())

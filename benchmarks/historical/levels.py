@@ -9,10 +9,16 @@ with c the mean cosine of two different targets. So the level depends on c and n
 it: a layer with biases does, and one that is trained to be easily predicted does without end.
 """
 
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lattice_jax.evaluation.similarity import unit_rows
+from lattice_jax.evaluation.baselines import Pairs
+from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
 
 
 def pairwise_similarity(targets: Float[np.ndarray, "n d"]) -> float:
@@ -41,3 +47,23 @@ def similarity_to_others(predicted: Float[np.ndarray, "n d"], targets: Float[np.
     """Mean cosine of each prediction to the targets that are not its own: what shuffled answers score, over all shuffles."""
     cosines = unit_rows(predicted, "the predictions") @ unit_rows(targets, "the targets").T
     return float((cosines.sum() - np.trace(cosines)) / (len(targets) * (len(targets) - 1)))
+
+
+def raw_levels(pairs: Pairs) -> dict[str, float]:
+    """What needs no model at all, in the space that the pairs come in."""
+    return {
+        "question": float(cosine_similarity(pairs.questions, pairs.answers).mean()),
+        "constant": similarity_of_constant(best_constant(pairs.answers), pairs.answers),
+        "pairwise": pairwise_similarity(pairs.answers),
+    }
+
+
+def stack_levels(stack: nn.Module, answers: Float[np.ndarray, "n d"], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Pairwise cosine and the constant's level of `answers` behind layers that were drawn and never trained, for each seed."""
+    found: dict[str, list[float]] = {"pairwise": [], "constant": []}
+    for seed in seeds:
+        codes, _ = stack.init_with_output(jax.random.key(seed), jnp.asarray(answers))
+        targets = np.asarray(codes)
+        found["pairwise"].append(pairwise_similarity(targets))
+        found["constant"].append(similarity_of_constant(best_constant(targets), targets))
+    return found

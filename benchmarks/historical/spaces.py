@@ -1,10 +1,11 @@
 """The two ways to measure: in a space that the earlier attempt's own layers made, and in the teacher's.
 
-Contract: a `Space` says how embeddings become codes for the cube, how codes become embeddings again, where a prediction is
-compared with its target, and whether the layers learn with the cube. `historical_space` follows what is known of the earlier
-attempt: question and target go through one stack of Linear, LayerNorm and ReLU layers as PyTorch initialises them, trained with
-the cube or left random, and are compared behind it; the mirrored decoder back to the teacher's space is reached by no loss.
-`teacher_space` is frozen before the cube learns: principal components there and back, compared in the teacher's space.
+Contract: a `Space` says how questions become codes for the cube, how answers become targets, how codes become embeddings again,
+where a prediction is compared with its target, and whether the layers learn with the cube. `historical_space` follows what is
+known of the earlier attempt: the target goes through layers as PyTorch initialises them, trained with the cube or left random,
+and is compared behind them; the mirrored decoder back to the teacher's space is reached by no loss. Which layers the target
+went through is not known for certain, so both kinds are here: the stack that the question goes through, or one Linear of its
+own. `teacher_space` is frozen before the cube learns: principal components there and back, compared in the teacher's space.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,9 @@ class Space(NamedTuple):
     initialise: Callable[[jax.Array], dict]
     """Key to parameters."""
     encode: Callable[[dict, Array], Array]
-    """(parameters, embeddings [n, teacher]) -> codes [n, code]."""
+    """(parameters, questions [n, teacher]) -> codes [n, code]."""
+    target: Callable[[dict, Array], Array]
+    """(parameters, answers [n, teacher]) -> codes [n, code] that the cube is to say."""
     decode: Callable[[dict, Array], Array]
     """(parameters, codes) -> embeddings."""
     compared: Literal["codes", "embeddings"]
@@ -60,25 +63,36 @@ class Layers(nn.Module):
         return nn.Dense(width, kernel_init=kernel, bias_init=bias)(values)
 
 
-def historical_space(teacher: int, code: int, *, learns: bool) -> Space:
-    """Widths as in the earlier adapter: each layer 0.7 times the last, 768 -> 537 -> 375 -> 225, and the mirror image back."""
+def random_layers(teacher: int, code: int, layers: int) -> Layers:
+    """The last `layers` widths of the adapter's stack (768 -> 537 -> 375 -> 225 where there are 3 or more); 1 is one Linear."""
+    return Layers(hierarchical_widths(teacher, code)[1:][-layers:])
+
+
+def historical_space(teacher: int, code: int, *, target: Literal["shared", "own"], learns: bool) -> Space:
+    """Question through a stack of widths 0.7 times the last, 768 -> 537 -> 375 -> 225, and its mirror image back.
+
+    `target`: answers go through the same stack, or through one Linear layer of their own. `learns`: all these layers are
+    trained with the cube; otherwise they stay as they were drawn.
+    """
     widths = hierarchical_widths(teacher, code)
-    there, back = Layers(widths[1:]), Layers(widths[-2::-1])
+    there, back, own = Layers(widths[1:]), Layers(widths[-2::-1]), random_layers(teacher, code, 1)
 
     def initialise(key: jax.Array) -> dict:
-        there_key, back_key = jax.random.split(key)
-        return {
-            "there": there.init(there_key, jnp.zeros((1, teacher))),
-            "back": back.init(back_key, jnp.zeros((1, code))),
-        }
+        there_key, back_key, own_key = jax.random.split(key, 3)
+        embedding = jnp.zeros((1, teacher))
+        layers = {"there": there.init(there_key, embedding), "back": back.init(back_key, jnp.zeros((1, code)))}
+        return layers | ({"own": own.init(own_key, embedding)} if target == "own" else {})
 
     def encode(parameters: dict, embeddings: Array) -> Array:
         return cast(Array, there.apply(parameters["there"], embeddings))
 
+    def encode_target(parameters: dict, embeddings: Array) -> Array:
+        return cast(Array, own.apply(parameters["own"], embeddings))
+
     def decode(parameters: dict, codes: Array) -> Array:
         return cast(Array, back.apply(parameters["back"], codes))
 
-    return Space(initialise, encode, decode, "codes", learns)
+    return Space(initialise, encode, encode if target == "shared" else encode_target, decode, "codes", learns)
 
 
 def teacher_space(text: Float[np.ndarray, "n teacher"], code: int) -> Space:
@@ -95,4 +109,4 @@ def teacher_space(text: Float[np.ndarray, "n teacher"], code: int) -> Space:
         del parameters
         return mean[None] + codes * scale @ components.T
 
-    return Space(lambda key: {}, encode, decode, "embeddings", learns=False)
+    return Space(lambda key: {}, encode, encode, decode, "embeddings", learns=False)
