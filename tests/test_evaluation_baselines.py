@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -213,3 +215,17 @@ def test_every_derangement_is_as_likely():
 def test_one_pair_cannot_be_shuffled():
     with pytest.raises(InputError, match="at least 2"):
         shuffled(np.ones((1, 3)), seed=0)
+
+
+def test_a_wider_network_learns_in_smaller_steps():
+    gradient = module._start(4, 8, jnp.ones(4), key=jax.random.key(0))
+
+    def moved(hidden: int) -> float:
+        optimizer = module._optimizer(hidden)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(gradient, optimizer.init(gradient), jax.tree.map(jnp.zeros_like, gradient))
+        return float(jnp.abs(updates.kernels[0]).max())
+
+    assert moved(module.HIDDEN_WIDTH) == pytest.approx(module.LEARNING_RATE, rel=1e-3)
+    assert moved(64) == moved(module.HIDDEN_WIDTH)
+    assert moved(8 * module.HIDDEN_WIDTH) == pytest.approx(module.LEARNING_RATE / 8, rel=1e-3)

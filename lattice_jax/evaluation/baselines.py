@@ -202,11 +202,12 @@ def _cosine_loss(layers: _Layers, samples: _Samples) -> Float[Array, ""]:
     return jnp.mean(optax.losses.cosine_distance(_network(layers, samples.inputs, samples.base), samples.answers, epsilon=1e-6))
 
 
-def _optimizer() -> optax.GradientTransformation:
+def _optimizer(hidden: int) -> optax.GradientTransformation:
+    # Adam moves every weight by as much, so a sum over more of them moves further: beyond the width that the rate was found at
+    # it shrinks with the width (Yang et al. 2021, "Tensor Programs V"), else a large network's best epoch is its start.
+    rate = LEARNING_RATE * min(1.0, HIDDEN_WIDTH / hidden)
     # A decayed bias would pull the last layer away from the mean answer that it starts from.
-    return optax.adamw(
-        LEARNING_RATE, weight_decay=WEIGHT_DECAY, mask=lambda layers: jax.tree.map(lambda a: a.ndim == 2, layers)
-    )
+    return optax.adamw(rate, weight_decay=WEIGHT_DECAY, mask=lambda layers: jax.tree.map(lambda a: a.ndim == 2, layers))
 
 
 def _start(width: int, hidden: int, mean_target: Float[Array, " d"], *, key: PRNGKeyArray) -> _Layers:
@@ -230,7 +231,7 @@ def _train_epoch(
         gradient = jax.grad(_cosine_loss)(layers, jax.tree.map(lambda array: array[rows], train))
         # Adam's bias correction raises a float to an integer step count, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = _optimizer().update(gradient, state, layers)
+            updates, state = _optimizer(len(layers.kernels[1])).update(gradient, state, layers)
         return (jax.tree.map(jnp.add, layers, updates), state), None
 
     (layers, state), _ = jax.lax.scan(step, (layers, state), batches)
@@ -272,7 +273,7 @@ def _fit_perceptron(train: Pairs, validation: Pairs, width: int, form: str, budg
     batch_size = min(BATCH_SIZE, len(train.questions))
     epoch_operations = 6 * parameters * (len(train.questions) // batch_size * batch_size)
 
-    state = _optimizer().init(layers)
+    state = _optimizer(width).init(layers)
     best, best_loss, best_epoch, epoch = layers, float(_cosine_loss(layers, validation_samples)), 0, 0
     epochs = min(budget.epochs, int(budget.operations // epoch_operations))
     while epoch < min(epochs, best_epoch + patience(len(train.questions))):
