@@ -110,6 +110,26 @@ def summary(similarity: float) -> dict:
     }
 
 
+def endurance_summary() -> dict:
+    """What a run tells of how answers last, in rounds and after damage."""
+    steps = list(range(5))
+    curves = {
+        "undamaged": [1.0] * 5,
+        "sphere": [0.7, 0.8, 0.9, 0.95, 0.96],
+        "box": [0.8] * 5,
+        "half_cube": [0.2, 0.3, 0.5, 0.8, 0.9],
+    }
+    rounds = [
+        {"questions_before": before, "similarity": 0.64 - 0.01 * before, "mrr": 0.7, "agreement": 1 - 0.1 * before}
+        for before in range(3)
+    ]
+    cleared = {"sphere": 0.07, "box": 0.1, "half_cube": 0.5}
+    return {
+        "pool": {"questions": 5, "trained_from_pool": True, "rounds": rounds},
+        "recovery": {"questions": 3, "steps": steps, **curves, "cleared_share": cleared},
+    }
+
+
 def write_run(folder: Path, *, similarity: float = 0.64, config: Config | None = None, whole: bool = True) -> Path:
     """A folder with everything that a run leaves; `whole` False stops before its end, as seen while it goes on."""
     folder.mkdir(parents=True)
@@ -134,7 +154,9 @@ def write_run(folder: Path, *, similarity: float = 0.64, config: Config | None =
         rows.append(row | {"timing": {"seconds": 1.0} | rate})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if whole:
-        (folder / "summary.json").write_text(json.dumps(summary(similarity) | {"emergence": emergence_summary()}))
+        (folder / "summary.json").write_text(
+            json.dumps(summary(similarity) | {"emergence": emergence_summary()} | endurance_summary())
+        )
         (folder / "alerts.jsonl").write_text(
             json.dumps({"kind": "overfitting", "step": 15, "message": "by heart & <soul>", "fix": "more pairs"}) + "\n"
         )

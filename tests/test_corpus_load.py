@@ -60,6 +60,33 @@ def test_sentences_that_repeat_judged_text_are_removed_and_counted(tmp_path, sid
     assert corpus.sentences_removed == len(leaks)
 
 
+@pytest.mark.parametrize("joined", ["scikit_learn_guide+chatterbot:elvish", "chatterbot:elvish+scikit_learn_guide"])
+def test_an_installed_corpus_among_the_sentences_leaks_no_judged_text(install_python, joined):
+    before = load_corpus(CorpusConfig())
+    leaks = [
+        text for side in ("held_out", "validation") for pair in chosen(before, side) for text in (pair.question, pair.answer)
+    ]
+    # Near-duplicates too: without the last of the words, the order turned round, in capitals.
+    leaks += [" ".join(text.upper().split()[-2::-1]) for text in leaks]
+    conversations = json.dumps({"conversations": [["An innocent sentence about gardens.", *leaks]]})
+    install_python("chatterbot-corpus", {"chatterbot_corpus/data/elvish/tales.yml": conversations})
+    corpus = load_corpus(CorpusConfig(sentences=joined))
+    assert set(corpus.sentences) == {*before.sentences, "An innocent sentence about gardens."}
+    assert corpus.sentences_removed == before.sentences_removed + len(set(leaks))
+
+
+def test_a_corpus_may_be_pairs_and_sentences_at_once_without_its_held_out_answers_leaking(install_python):
+    turns = [[f"Who is number {n}?", f"word{n} of the first kind, and of kind{n} too"] for n in range(20)]
+    install_python("chatterbot-corpus", {"chatterbot_corpus/data/elvish/tales.yml": json.dumps({"conversations": turns})})
+    corpus = load_corpus(
+        CorpusConfig(pairs="chatterbot:elvish", sentences="chatterbot:elvish", held_out_pairs=5, validation_pairs=4)
+    )
+    judged = {text for side in ("held_out", "validation") for p in chosen(corpus, side) for text in (p.question, p.answer)}
+    assert judged
+    assert not judged & set(corpus.sentences)
+    assert {pair.answer for pair in chosen(corpus, "train")} <= set(corpus.sentences)
+
+
 def test_hash_covers_pairs_and_sentences():
     corpus = load_corpus(CorpusConfig())
     assert corpus.hash == data_hash(corpus.pairs, corpus.sentences)

@@ -47,6 +47,56 @@ def test_missing_text_file_is_refused_with_the_choices(tmp_path):
     assert all(choice in str(raised.value) for choice in ("'scikit_learn_guide'", "'none'", "corpus.sentences"))
 
 
+TURNS = "conversations:\n- - Who walks there?\n  - A friend.\n  - Then come in.\n- - Who walks there?\n  - Nobody.\n"
+TEXTS = ("Who walks there?", "A friend.", "Then come in.", "Nobody.")
+
+
+def test_an_installed_corpus_gives_its_questions_and_answers_each_once(install_python):
+    install_python("chatterbot-corpus", {"chatterbot_corpus/data/elvish/tales.yml": TURNS})
+    assert load_sentences("chatterbot:elvish") == TEXTS
+
+
+def test_several_sources_are_joined_in_their_order(install_python, tmp_path):
+    install_python("chatterbot-corpus", {"chatterbot_corpus/data/elvish/tales.yml": TURNS})
+    path = tmp_path / "text.txt"
+    path.write_text("One sentence.\n")
+    guide = load_sentences("scikit_learn_guide")
+    assert load_sentences(f"chatterbot:elvish+{path}+scikit_learn_guide") == (*TEXTS, "One sentence.", *guide)
+
+
+def test_a_file_with_a_plus_in_its_name_is_one_source(tmp_path):
+    path = tmp_path / "more+text.txt"
+    path.write_text("One sentence.\n")
+    assert load_sentences(str(path)) == ("One sentence.",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scikit_learn_guide+wordnut:20000", "'wordnut:20000' names none"),
+        ("scikit_learn_guide+hundred", "'hundred' names none"),
+        ("scikit_learn_guide+none", "'none' names none"),
+        ("scikit_learn_guide+", "'' names none"),
+        ("wordnet:+scikit_learn_guide", "'wordnet:' names none"),
+        ("scikit_learn_guide+wordnet+scikit_learn_guide", "'scikit_learn_guide' is named twice"),
+        ("\0+wordnet", "names none"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_with_the_sources_that_there_are(name, message):
+    with pytest.raises(InputError) as raised:
+        load_sentences(name)
+    assert message in raised.value.found
+    assert repr(name) in raised.value.found
+    assert all(choice in raised.value.expected for choice in ("'scikit_learn_guide'", "'wordnet:20000'", "'+'"))
+    assert "--config.corpus.sentences" in raised.value.fix
+
+
+def test_an_absent_corpus_among_sources_says_how_to_install_it(install_debian):
+    install_debian({})
+    with pytest.raises(InputError, match="corpus 'wordnet' is not installed"):
+        load_sentences("scikit_learn_guide+wordnet:20000")
+
+
 def test_sentence_goes_when_a_longer_answer_holds_enough_of_its_words():
     answer = "An outlier detector is an unsupervised binary predictor, which models core and outlying samples in data."
     sentences = [

@@ -149,10 +149,13 @@ def test_what_cant_be_done_is_refused(program, tmp_path):
 
 
 def test_messages_name_the_arguments_of_this_program(program, tmp_path):
-    for name in ("no-such-corpus", "no-such-file.txt", "wordnet:many"):
+    for name in ("no-such-corpus", "no-such-file.txt"):
         told = program("--teacher", "minilm", "--corpus", name, code=2)
         assert f"--corpus is '{name}'" in told
         assert "fix: set --corpus" in told
+    told = program("--teacher", "minilm", "--corpus", "wordnet:many", code=2)
+    assert "a corpus is 'wordnet:many'" in told
+    assert "corpus.pairs" not in told
     told = program("--teacher", "gpt", "--corpus", "ten", code=2)
     assert "fix: set --teacher to one of these" in told
     (tmp_path / "corpus.pairs").write_text('{"question": "teacher.name"}\n')

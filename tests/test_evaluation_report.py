@@ -23,7 +23,19 @@ from lattice_jax.evaluation.report.record import changed_settings, configuration
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "image", "rect"}
 SECTIONS = [
-    *("verdict", "learning", "gradients", "resources", "emergence-over-time", "emergence", "cube", "flow", "pool", "samples"),
+    *(
+        "verdict",
+        "learning",
+        "gradients",
+        "resources",
+        "emergence-over-time",
+        "emergence",
+        "cube",
+        "flow",
+        "pool",
+        "endurance",
+        "samples",
+    ),
     *("alerts", "configuration", "repeat"),
 ]
 
@@ -133,6 +145,14 @@ def test_figures_show_the_numbers_of_the_record(panels):
     assert np.asarray(front) == pytest.approx(np.maximum(emergence_arrays()["question_read"], 0).T)
     (line,) = [line for line in drawn["learning_similarity"].axes[0].lines if len(line.get_xdata()) == 5]
     assert line.get_ydata() == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7])
+
+
+def test_recovery_is_drawn_as_the_summary_has_it(panels):
+    drawn = {panel.name: panel.draw().axes[0] for panel in panels if panel.name in ("recovery", "answers_in_turn")}
+    lines = [list(line.get_ydata()) for line in drawn["recovery"].lines]
+    assert [0.2, 0.3, 0.5, 0.8, 0.9] in lines
+    assert [1.0, 0.9, 0.8] in [[round(value, 6) for value in line.get_ydata()] for line in drawn["answers_in_turn"].lines]
+    assert "half cube 50%" in next(panel.text for panel in panels if panel.name == "recovery")
 
 
 def test_the_view_of_the_cube_holds_the_arrays(source):

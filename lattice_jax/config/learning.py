@@ -19,7 +19,8 @@ class CorpusConfig:
     answer_column: str = "answer"
     """Name of the one with the answers."""
     sentences: str = "scikit_learn_guide"
-    """Unlabelled text for the adapter: 'scikit_learn_guide', 'none', or the path of a text file with one sentence a line."""
+    """Unlabelled text for the adapter: 'scikit_learn_guide', an installed corpus as in `pairs`, or the path of a text file with
+    one sentence a line; or several of these joined by '+', 'scikit_learn_guide+wordnet:20000'; or 'none'."""
     held_out_pairs: int = 40
     """Pairs for the verdict, never used for any choice."""
     validation_pairs: int = 12

@@ -110,9 +110,15 @@ def list_pairs(name: str, columns: Columns = Columns()) -> Listing:  # noqa: B00
     return Listing(tuple(first.values()), entries, left_out)
 
 
-def _read(name: str, columns: Columns) -> Reading:
+def is_installed_corpus(name: str) -> bool:
+    """Whether `name` is that of a corpus in the catalogue, with or without a choice, be it installed or not."""
     corpus, colon, choice = name.partition(":")
-    if corpus in _CORPUS_READERS and not (colon and not choice):
+    return corpus in _CORPUS_READERS and not (colon and not choice)
+
+
+def _read(name: str, columns: Columns) -> Reading:
+    if is_installed_corpus(name):
+        corpus, _, choice = name.partition(":")
         return _CORPUS_READERS[corpus](choice)
     suffix = Path(name).suffix.lower()
     if name not in _SHIPPED and (suffix == ".parquet" or _is_directory(name)):

@@ -25,7 +25,7 @@ LABELS = {
     "mean_answer": "mean answer",
     "ridge": "ridge",
     "residual_ridge": "residual ridge",
-    "shared_ridge": "ridge and a share of the question",
+    "shared_ridge": "ridge around a share",
     "mlp": "MLP",
     "mlp_equal": "MLP, equal size",
     "shuffled": "shuffled pairs",

@@ -53,9 +53,9 @@ def _files(choice: str) -> list[Path]:
     languages = sorted({path.parent.name for path in files})
     if choice and choice not in languages:
         raise InputError(
-            f"corpus.pairs is 'chatterbot:{choice}'",
+            f"a corpus is 'chatterbot:{choice}'",
             expected=f"'chatterbot', or one language: {', '.join(languages)}",
-            fix="set --config.corpus.pairs=chatterbot:english, say",
+            fix="name it chatterbot:english, say",
         )
     return [path for path in files if not choice or path.parent.name == choice]
 

@@ -40,9 +40,9 @@ def _languages(choice: str) -> tuple[str, str]:
     chosen = choice.split(":") if choice else ["en"]
     if len(chosen) > 2 or not set(chosen) <= set(FAQ_LANGUAGES):
         raise InputError(
-            f"corpus.pairs is 'debian-faq:{choice}'",
+            f"a corpus is 'debian-faq:{choice}'",
             expected=f"'debian-faq:LANGUAGE' or 'debian-faq:QUESTIONS:ANSWERS' with {', '.join(FAQ_LANGUAGES)}",
-            fix="set --config.corpus.pairs=debian-faq:en:de, say",
+            fix="name it debian-faq:en:de, say",
         )
     return chosen[0], chosen[-1]
 

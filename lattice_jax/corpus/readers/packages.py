@@ -92,7 +92,7 @@ def refuse_choice(source: CorpusSource, choice: str) -> None:
     """Refuse a part of a corpus that has none."""
     if choice:
         raise InputError(
-            f"corpus.pairs is '{source.name}:{choice}'",
+            f"a corpus is '{source.name}:{choice}'",
             expected=f"{source.name!r}, which is read whole",
-            fix=f"set --config.corpus.pairs={source.name}",
+            fix=f"name it {source.name}",
         )

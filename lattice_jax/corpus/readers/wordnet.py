@@ -45,9 +45,9 @@ def _limit(choice: str) -> int | None:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,8}", choice):
         raise InputError(
-            f"corpus.pairs is 'wordnet:{choice}'",
+            f"a corpus is 'wordnet:{choice}'",
             expected="'wordnet', or 'wordnet:NUMBER' for a sample of that many questions",
-            fix="set --config.corpus.pairs=wordnet:20000, say",
+            fix="name it wordnet:20000, say",
         )
     return int(choice)
 

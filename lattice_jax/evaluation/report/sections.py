@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lattice_jax.evaluation.report.cube_panels import flow_panels, slice_panels
 from lattice_jax.evaluation.report.drawing import Panel
+from lattice_jax.evaluation.report.endurance_panels import endurance_panels
 from lattice_jax.evaluation.report.panels import (
     gradient_panels,
     learning_panels,
@@ -119,6 +120,12 @@ def _cube(run: Run) -> list[Section]:
             "Pool of states",
             measured_panels(run, "pool/", POOL_METRICS),
             "This run had no pool: --config.pool.size=N trains from N states that other questions left.",
+        ),
+        _measured(
+            "endurance",
+            "How answers last",
+            endurance_panels(run.summary),
+            "Measured when a run ends, on --config.pool.questions held-out questions.",
         ),
     ]
 

@@ -1,0 +1,1 @@
+"""Embeddings through 225 numbers and back: texts, training, figures, page."""
