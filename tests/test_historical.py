@@ -34,8 +34,6 @@ TINY = Settings(
         cell=CellConfig(visible=4, memory=4, hidden=5, perception="moore"),
         steps=5,
         minimum_arrival=0.0,
-        engine="scan",
-        remat="never",
         devices=1,
     ),
     steps=3,

@@ -85,14 +85,14 @@ def make_trainer(arm: Arm, settings: Settings) -> Trainer:
         said = cube.answer(
             params["cube"], space.encode(layers, batch["question"]), key=key, config=lattice, sampled=True, read="cube"
         )
-        compared = (said.vectors, target)
+        sides = (said.vectors, target)
         if space.compared == "embeddings":
-            compared = (space.decode(layers, said.vectors), batch["answer"])
+            sides = (space.decode(layers, said.vectors), batch["answer"])
         loss = (
             settings.loss.surface_reconstruction * losses.surface_reconstruction(said.vectors, target)
             + settings.loss.internal_consistency
             * losses.internal_consistency(said.propagation.activity, settings.loss.consistency_steps)
-            + settings.loss.dialogue_similarity * losses.dialogue_similarity(*compared)
+            + settings.loss.dialogue_similarity * losses.dialogue_similarity(*sides)
         )
         return jnp.mean(loss), {}
 
