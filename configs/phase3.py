@@ -2,7 +2,7 @@
 
 bin/train --config configs/phase3.py
 
-Five to seven minutes on two CPU cores once the packages are there; held-out similarity 0.640, mean reciprocal rank 0.679
+Seven to eight minutes on two CPU cores once the packages are there; held-out similarity 0.640, mean reciprocal rank 0.679
 (benchmarks/results/phase3.json).
 """
 
