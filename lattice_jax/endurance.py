@@ -17,7 +17,7 @@ from lattice_jax.evaluation.similarity import cosine_similarity, measure
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.step import State
-from lattice_jax.stacking import Base, Offsets, offsets
+from lattice_jax.stacking import Base, Offsets
 
 Respond = Callable[[np.ndarray, State, int], tuple[np.ndarray, State]]
 """(questions [n, d], the states they find, steps) -> (answers [n, d] in the teacher's space, the states they leave)."""
@@ -45,7 +45,7 @@ def make_respond(config: Config, codec: Codec, base: Base, parameters: dict, mes
         return codec.decode(answered.vectors + added.shift) + added.remainder, answered.propagation.state
 
     def respond(questions: np.ndarray, start: State, steps: int) -> tuple[np.ndarray, State]:
-        added = offsets(codec, questions, None if base.predict is None else base.predict(questions))
+        added = base.offsets(codec, questions)
         answers, left = answer(parameters, questions, added, start, jnp.asarray(steps, jnp.int32))
         return np.asarray(answers), left
 

@@ -203,7 +203,7 @@ def make_predictor(
             batch = questions[start : start + size]
             padded = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), 0)])
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            added = offsets(codec, padded, None if base.predict is None else base.predict(padded))
+            added = base.offsets(codec, padded)
             predicted.append(np.asarray(answer(parameters, padded, added, key))[: len(batch)])
         return np.concatenate(predicted)
 

@@ -36,6 +36,10 @@ class Base(NamedTuple):
     cross_fitted: Float[np.ndarray, "n teacher"] | None = None
     """Answers to the training questions, none of them fitted on its own pair."""
 
+    def offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
+        """What turns the cube's output for any questions into a change of this base."""
+        return offsets(codec, questions, None if self.predict is None else self.predict(questions))
+
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
     """The base that `config` names; a regression's penalty is the one that the validation pairs choose."""
