@@ -20,15 +20,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import run
+from lattice_jax import experiment, run
 from lattice_jax.commandline import CONFIG_RECORD
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
-from lattice_jax.evaluation.baselines import fit_baselines
+from lattice_jax.evaluation.baselines import Pairs
 from lattice_jax.evaluation.similarity import MEASURES, paired_difference, score_pairs, summarise, unit_rows
 from lattice_jax.evaluation.verdict import label
 from lattice_jax.experiment import Material
-from lattice_jax.lattice import cube
 
 FILE = "ensemble.json"
 SIDES = ("train", "validation", "held_out")
@@ -56,22 +55,24 @@ def train_seeds(config: Config, workdir: Path, *, seeds: Sequence[int], resume: 
     """
     if len(set(seeds)) != len(seeds) or len(seeds) < 2:
         raise InputError(f"seeds {list(seeds)}", expected="two or more, each once", fix="for example --seeds 0 1 2 3 4")
-    folders = [workdir / f"seed-{seed}" for seed in seeds]
+    folders, fit = [workdir / f"seed-{seed}" for seed in seeds], experiment.FittedOnce()
     for seed, folder in zip(seeds, folders, strict=True):
         begun = (folder / CONFIG_RECORD).exists()
         if not (resume and (folder / run.SUMMARY).exists()):
             console.rule(f"seed {seed}", align="left")
-            run.train(dataclasses.replace(config, seed=seed), folder, resume=resume and begun, console=console)
-    return evaluate(folders, workdir / FILE, console=console)
+            run.train(dataclasses.replace(config, seed=seed), folder, resume=resume and begun, console=console, fit=fit)
+    return evaluate(folders, workdir / FILE, console=console, fit=fit)
 
 
-def evaluate(workdirs: Sequence[Path], out: Path, *, console: Console) -> dict[str, Any]:
+def evaluate(
+    workdirs: Sequence[Path], out: Path, *, console: Console, fit: experiment.FitBaselines = experiment.answer_baselines
+) -> dict[str, Any]:
     """Judge runs and their ensemble on the held-out pairs that they share; writes `out` and returns what is in it."""
     if len(workdirs) < 2:
         raise InputError(f"an ensemble of {len(workdirs)}", expected="two or more runs", fix="give --workdir several times")
     members, material = _load(workdirs, console)
     with console.status("measuring the ensemble and the baselines"):
-        found = judge(members, material)
+        found = judge(members, material, fit)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.tmp")
     temporary.write_text(json.dumps(found, indent=2) + "\n")
@@ -79,6 +80,11 @@ def evaluate(workdirs: Sequence[Path], out: Path, *, console: Console) -> dict[s
     console.print(render(found))
     console.print(f"\nFigures: {out}", highlight=False)
     return found
+
+
+def judged_sides(config: Config, material: Material) -> dict[str, Pairs]:
+    """The pairs of each side that figures are measured on."""
+    return {side: material.judged_pairs(side, config.evaluation.training_pairs) for side in SIDES}
 
 
 def _load(workdirs: Sequence[Path], console: Console) -> tuple[list[Member], Material]:
@@ -91,7 +97,8 @@ def _load(workdirs: Sequence[Path], console: Console) -> tuple[list[Member], Mat
         else:
             _require_alike(workdir, trained, members[0], material)
         answers = {
-            side: unit_rows(trained.predict(material.pairs(side).questions), f"the answers of {workdir}") for side in SIDES
+            side: unit_rows(trained.predict(pairs.questions), f"the answers of {workdir}")
+            for side, pairs in judged_sides(members[0].config if members else trained.config, material).items()
         }
         members.append(Member(workdir, trained.config, answers, summary["training_operations"]))
     assert material is not None
@@ -118,7 +125,9 @@ def _require_alike(workdir: Path, trained: run.Trained, first: Member, material:
         )
 
 
-def judge(members: Sequence[Member], material: Material) -> dict[str, Any]:
+def judge(
+    members: Sequence[Member], material: Material, fit: experiment.FitBaselines = experiment.answer_baselines
+) -> dict[str, Any]:
     """Every figure of `ensemble.json`, from the members' answers."""
     config = members[0].config
     settings = {
@@ -127,7 +136,7 @@ def judge(members: Sequence[Member], material: Material) -> dict[str, Any]:
         "seed": config.seed,
     }
     measures, difference = partial(summarise, **settings), partial(paired_difference, **settings)
-    pairs = {side: material.pairs(side) for side in SIDES}
+    pairs = judged_sides(config, material)
     scores = [{side: score_pairs(member.answers[side], pairs[side].answers) for side in SIDES} for member in members]
     together = {side: score_pairs(average([member.answers[side] for member in members]), pairs[side].answers) for side in SIDES}
     mean_member = {side: np.mean([of_one[side] for of_one in scores], axis=0) for side in SIDES}
@@ -144,15 +153,8 @@ def judge(members: Sequence[Member], material: Material) -> dict[str, Any]:
             found[name] = {"value": estimate.value, "interval": [estimate.low, estimate.high]}
         return found
 
-    fitted = fit_baselines(
-        pairs["train"],
-        pairs["validation"],
-        parameters=cube.parameter_counts(config.lattice)["total"],
-        operation_budget=max(member.operations for member in members),
-        seed=config.seed,
-    )
     baselines = {}
-    for name, baseline in fitted.items():
+    for name, baseline in fit(config, material, max(member.operations for member in members)).items():
         theirs = {side: score_pairs(baseline.predict(pairs[side].questions), pairs[side].answers) for side in SIDES}
         baselines[name] = row(theirs) | {
             "ensemble_gain": gains(together["held_out"], theirs["held_out"]),
@@ -174,7 +176,7 @@ def judge(members: Sequence[Member], material: Material) -> dict[str, Any]:
         },
         "data_hash": material.corpus.hash,
         "teacher": config.teacher.name,
-        "pairs": {side: len(pairs[side].questions) for side in SIDES},
+        "pairs": {side: len(material.pairs(side).questions) for side in SIDES},
         "confidence": config.evaluation.confidence,
     }
 

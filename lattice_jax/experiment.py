@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
 from lattice_jax.corpus.corpus import Corpus, load_corpus
-from lattice_jax.evaluation.baselines import Pairs, fit_baselines, shuffled
+from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
@@ -51,6 +51,14 @@ class Material(NamedTuple):
         """Questions and answers of 'train', 'validation' or 'held_out'."""
         rows = list(getattr(self.corpus.split, side))
         return Pairs(self.questions[rows], self.answers[rows])
+
+    def judged_pairs(self, side: str, training_pairs: int) -> Pairs:
+        """`pairs`, of the training side at most `training_pairs`, spread over all."""
+        found = self.pairs(side)
+        if side != "train" or len(found.questions) <= training_pairs:
+            return found
+        rows = np.linspace(0, len(found.questions) - 1, training_pairs).astype(int)
+        return Pairs(found.questions[rows], found.answers[rows])
 
     def adapter_text(self) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings that the adapter may learn from: those of the training pairs, and those of the unlabelled sentences."""
@@ -324,6 +332,30 @@ def training_operations(config: Config, steps: int) -> float:
     return float(per_sample * config.training.batch_size * steps)
 
 
+Baselines = Mapping[str, Baseline]
+FitBaselines = Callable[[Config, Material, float], Baselines]
+
+
+def answer_baselines(config: Config, material: Material, operations: float) -> Baselines:
+    """What a cube of this size is held against, each MLP with at most `operations` for its training."""
+    parameters = cube.parameter_counts(config.lattice)["total"]
+    train, validation = material.pairs("train"), material.pairs("validation")
+    return fit_baselines(train, validation, parameters=parameters, operation_budget=operations, seed=config.seed)
+
+
+class FittedOnce:
+    """`answer_baselines` for several seeds of one configuration: as long as all else is alike, those of the first seed."""
+
+    def __init__(self) -> None:
+        self._key, self._fitted = None, {}
+
+    def __call__(self, config: Config, material: Material, operations: float) -> Baselines:
+        key = (material.corpus.hash, material.corpus.split, config.teacher, config.lattice, operations)
+        if key != self._key:
+            self._key, self._fitted = key, answer_baselines(config, material, operations)
+        return self._fitted
+
+
 class Judgement(NamedTuple):
     """The verdict, and what else is known once held-out pairs have been looked at."""
 
@@ -336,18 +368,19 @@ class Judgement(NamedTuple):
 
 
 def judge_run(
-    config: Config, material: Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None, operations: float
+    config: Config,
+    material: Material,
+    codec: Codec,
+    base: Base,
+    parameters: dict,
+    mesh: Mesh | None,
+    operations: float,
+    fit: FitBaselines = answer_baselines,
 ) -> Judgement:
     """Measure the cube and every baseline on the held-out pairs, and the same on the training pairs."""
-    train, held_out = material.pairs("train"), material.pairs("held_out")
     settings = config.evaluation
-    baselines = fit_baselines(
-        train,
-        material.pairs("validation"),
-        parameters=cube.parameter_counts(config.lattice)["total"],
-        operation_budget=operations,
-        seed=config.seed,
-    )
+    train, held_out = (material.judged_pairs(side, settings.training_pairs) for side in ("train", "held_out"))
+    baselines = fit(config, material, operations)
     predict = {
         mode: make_predictor(config, codec, mesh, base=base, sampled=mode == "sampled") for mode in ("expected", "sampled")
     }

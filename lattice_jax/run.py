@@ -60,8 +60,15 @@ def describe(config: Config) -> Table:
     return table
 
 
-def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> dict:
-    """Embed, train the adapter, train the cube, judge, and write the summary; returns it."""
+def train(
+    config: Config,
+    workdir: Path,
+    *,
+    resume: bool,
+    console: Console,
+    fit: experiment.FitBaselines = experiment.answer_baselines,
+) -> dict:
+    """Embed, train the adapter, train the cube, judge it beside the baselines of `fit`, and write the summary; returns it."""
     start = time.perf_counter()
     seconds = {}
     config = use_devices(config)
@@ -87,7 +94,7 @@ def train(config: Config, workdir: Path, *, resume: bool, console: Console) -> d
         raise KeyboardInterrupt
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
-        judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations)
+        judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations, fit)
         endured = _endurance_figures(config, material, codec, base, result.params, mesh)
     emergence = {}
     if config.emergence.at_end:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lattice_jax.config import AnswerConfig
-from lattice_jax.evaluation.baselines import Baseline, Pairs, Predict, fit_ridge, ridge
+from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, Predict, fit_ridge, ridge
 from lattice_jax.evaluation.similarity import unit_rows
 from lattice_jax.lattice.adapter import Codec
 
@@ -42,23 +42,30 @@ class Base(NamedTuple):
 
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
-    """The base that `config` names; a regression's penalty is the one that the validation pairs choose."""
+    """The base that `config` names; validation pairs choose a regression's penalty, and the share of a shared one."""
     if config.around == "nothing":
         return Base()
     if config.around == "question":
         return Base(lambda questions: questions, train.questions)
+    # Regressions learn from unit vectors; their answers get back the length of embeddings, which the code is made for.
+    length = float(np.mean(np.linalg.norm(train.answers, axis=1)))
     train, validation = (
         Pairs(unit_rows(p.questions, "questions"), unit_rows(p.answers, "answers")) for p in (train, validation)
     )
     if config.around == "shrunken_question":
         mean_question, mean_answer = train.questions.mean(axis=0), train.answers.mean(axis=0)
 
-        def predict(questions: np.ndarray) -> np.ndarray:
+        def shrunken(questions: np.ndarray) -> np.ndarray:
             return mean_answer + config.share * (questions - mean_question)
 
-        return Base(predict, predict(train.questions))
-    chosen = ridge(train, validation, "ridge", shares=(config.share,))
-    return Base(chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
+        return _of_length(length, shrunken, shrunken(train.questions))
+    shares = SHARES if config.around == "shared_ridge" else (config.share,)
+    chosen = ridge(train, validation, config.around, shares=shares)
+    return _of_length(length, chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
+
+
+def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, "n teacher"]) -> Base:
+    return Base(lambda questions: length * predict(unit_rows(questions, "questions")), length * cross_fitted)
 
 
 def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> np.ndarray:
@@ -73,10 +80,14 @@ def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> n
 
 
 def offsets(codec: Codec, questions: Float[np.ndarray, "n teacher"], base: np.ndarray | None) -> Offsets:
-    """The offsets by which a cube that hands on the codes of `questions` answers `base`, taken at unit length."""
+    """The offsets by which a cube that hands on the codes of `questions` answers `base`.
+
+    At the length that `base` has: stretched to that of an embedding, a regression's answer, which is shorter the less it knows,
+    would lie far from the right code, and the surface loss would pull the cube's output out of its direction.
+    """
     if base is None:
         return Offsets(np.zeros((len(questions), codec.adapter.code), np.float32), np.zeros_like(questions, np.float32))
-    wanted = unit_rows(base, "what the cube's answers are changes of").astype(np.float32)
+    wanted = base.astype(np.float32)
     code = np.asarray(codec.encode(jnp.asarray(wanted)))
     shift = code - np.asarray(codec.encode(jnp.asarray(questions)))
     return Offsets(shift, wanted - np.asarray(codec.decode(jnp.asarray(code))))

@@ -23,9 +23,8 @@ from lattice_jax import experiment
 from lattice_jax.commandline import record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
-from lattice_jax.evaluation.baselines import fit_baselines
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, measure
-from lattice_jax.lattice import cube, devices
+from lattice_jax.lattice import devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
@@ -162,18 +161,12 @@ def figures(trial: Trial, workdir: Path) -> dict[str, float]:
     """
     config, material, codec, base, result, seconds = trial
     predict = experiment.make_predictor(config, codec, devices.cell_mesh(config.lattice), base=base)
-    sides = {side: material.pairs(side) for side in ("validation", "train")}
+    sides = {side: material.judged_pairs(side, config.evaluation.training_pairs) for side in ("validation", "train")}
     found = {"steps": result.step, "best_step": result.best.step or 0, "seconds": seconds}
     for side, pairs in sides.items():
         found |= _measured(f"{side}.", MEASURES, predict(result.params, pairs.questions), pairs.answers)
     operations = experiment.training_operations(config, result.step)
-    baselines = fit_baselines(
-        sides["train"],
-        sides["validation"],
-        parameters=cube.parameter_counts(config.lattice)["total"],
-        operation_budget=operations,
-        seed=config.seed,
-    )
+    baselines = experiment.answer_baselines(config, material, operations)
     for name, baseline in baselines.items():
         for side, pairs in sides.items():
             found |= _measured(f"baselines.{name}.{side}_", MEASURES, baseline.predict(pairs.questions), pairs.answers)

@@ -10,7 +10,7 @@ import pytest
 from lattice_jax import experiment
 from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, TrainingConfig
 from lattice_jax.errors import InputError
-from lattice_jax.evaluation.baselines import Pairs, fit_ridge, ridge
+from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, ridge
 from lattice_jax.evaluation.similarity import cosine_similarity
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
@@ -46,7 +46,7 @@ def test_around_nothing_there_is_nothing_to_add(pairs, codec):
     assert not added.remainder.any()
 
 
-@pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge"])
+@pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge", "shared_ridge"])
 def test_an_untrained_cube_answers_the_base(pairs, codec, around):
     lattice = LatticeConfig(GridConfig(2, 4, 5), CellConfig(visible=8, memory=8, hidden=16), steps=24, minimum_arrival=0)
     config = Config(lattice=lattice, answer=AnswerConfig(around, folds=5), training=TrainingConfig(batch_size=8))
@@ -64,7 +64,36 @@ def test_offsets_turn_the_handed_on_question_into_the_base(pairs, codec):
     questions, wanted = pairs[1].questions, 3 * pairs[1].answers
     added = offsets(codec, questions, wanted)
     answered = codec.decode(codec.encode(jnp.asarray(questions)) + added.shift) + added.remainder
-    np.testing.assert_allclose(answered, pairs[1].answers, atol=1e-5)
+    np.testing.assert_allclose(answered, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("around", ["shrunken_question", "ridge", "shared_ridge"])
+def test_regressions_answer_at_the_length_of_embeddings_whatever_it_is(pairs, around):
+    longer = [Pairs(*(3 * values for values in side)) for side in pairs]
+    plain, scaled = base(pairs, around), base(longer, around)
+    np.testing.assert_allclose(scaled.predict(longer[1].questions), 3 * plain.predict(pairs[1].questions), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled.cross_fitted, 3 * plain.cross_fitted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_shared_ridge_is_the_baseline_of_that_name(pairs):
+    expected = ridge(*pairs, "shared_ridge", shares=SHARES).predict(pairs[1].questions)
+    np.testing.assert_allclose(base(pairs, "shared_ridge").predict(pairs[1].questions), expected, atol=1e-6)
+
+
+def test_the_surface_loss_of_a_regression_is_at_rest_where_its_answers_are(pairs, codec):
+    """Squared error and cosine agree on a base at its own length; at unit length they part, and the one spoils the other."""
+    train, validation = pairs
+    chosen = base(pairs, "ridge", share=0.0)
+    target = np.asarray(codec.encode(jnp.asarray(validation.answers)))
+
+    def error(stretch: float) -> float:
+        predicted = chosen.predict(validation.questions)
+        stretched = predicted * (1 - stretch + stretch / np.linalg.norm(predicted, axis=1, keepdims=True))
+        added = offsets(codec, validation.questions, stretched)
+        answered = np.asarray(codec.encode(jnp.asarray(validation.questions))) + added.shift
+        return float(np.mean(np.square(answered - target)))
+
+    assert error(0.0) < error(1.0)
 
 
 def test_the_shrunken_question_keeps_a_share_of_how_the_question_differs_from_the_mean(pairs):

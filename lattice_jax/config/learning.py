@@ -100,10 +100,10 @@ class LossConfig:
 class AnswerConfig:
     """How the cube's output becomes the answer."""
 
-    around: Literal["nothing", "question", "shrunken_question", "ridge"] = "nothing"
+    around: Literal["nothing", "question", "shrunken_question", "ridge", "shared_ridge"] = "nothing"
     """What the cube's answer is a change of: 'nothing' decodes its output as it is; otherwise the untrained cube answers the
-    question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression says, and
-    learns what that lacks."""
+    question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression around `share`
+    of the question says, or one around the share that the validation pairs choose, and learns what that lacks."""
     share: float = 0.7
     """Of the question, in 'shrunken_question' and in what 'ridge' is fitted around. 0 leaves the mean answer, which is similar
     to every answer, and the regression of the answers themselves; 1 keeps all that tells answers apart."""
@@ -184,9 +184,12 @@ class EvaluationConfig:
     bootstrap_samples: int = 2000
     confidence: float = 0.95
     sample_questions: int = 10
+    training_pairs: int = 1000
+    """Training pairs at most, spread over all of them, on which the training side of every figure is measured."""
 
     def __post_init__(self):
         require_kinds(self, "evaluation.")
         require(self.bootstrap_samples >= 100, "evaluation.bootstrap_samples", self.bootstrap_samples, "at least 100")
         require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "a probability in (0, 1)")
         require(self.sample_questions >= 1, "evaluation.sample_questions", self.sample_questions, "at least 1")
+        require(self.training_pairs >= 2, "evaluation.training_pairs", self.training_pairs, "at least 2")
