@@ -1,14 +1,14 @@
-"""The cube corrects a regression: its answers begin as those of a ridge regression around a share of the question.
+"""The cube corrects a regression: its answers begin as those of the best ridge regression that the validation pairs choose.
 
 bin/train --config configs/around_ridge.py --seeds 0 1 2 3 4
 
-Share, contrastive weight and learning rate were chosen on divisions of the pairs that are not held out. Without masks, and read
-at the output face alone, a pass of 14 steps has few firings that can reach the answer, so a step costs a quarter of the main
-job's.
+Contrastive weight and learning rate were chosen on divisions of the pairs that are not held out. Without masks, and read at the
+output face alone, a pass of 14 steps has few firings that can reach the answer, so a step costs a quarter of the main job's.
 """
 
 from lattice_jax.config import (
     AnswerConfig,
+    CellConfig,
     Config,
     EmergenceConfig,
     LatticeConfig,
@@ -20,11 +20,11 @@ from lattice_jax.config import (
 )
 
 CONFIG = Config(
-    lattice=LatticeConfig(steps=14, update=UpdateConfig(rate=1.0)),
-    answer=AnswerConfig(around="ridge", share=0.8),
+    lattice=LatticeConfig(cell=CellConfig(perception_noise=0.0, candidate_scale=0.0), steps=14, update=UpdateConfig(rate=1.0)),
+    answer=AnswerConfig(around="shared_ridge"),
     loss=LossConfig(internal_consistency=0.0, contrastive=0.03),
     optimizer=OptimizerConfig(learning_rate=3e-5, final_learning_rate=1e-5),
-    training=TrainingConfig(steps=40, evaluate_every=5, checkpoint_every=40, patience=0),
+    training=TrainingConfig(steps=30, evaluate_every=5, checkpoint_every=30, patience=0),
     emergence=EmergenceConfig(every=0, at_end=False),
     pool=PoolConfig(questions=0),
 )

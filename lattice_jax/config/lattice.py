@@ -44,6 +44,11 @@ class CellConfig:
     """Neighbours whose visible channels a cell perceives: 6 (von_neumann) or 26 (moore)."""
     gate: Neighbourhood = "von_neumann"
     """Neighbours that are the tokens of the spatial gate."""
+    perception_noise: float = 0.03
+    """Start values of the weights of all neighbours but the one ahead are drawn with this standard deviation. With 0 an
+    untrained cube, once `candidate_scale` is 0 too, hands its input on as it is."""
+    candidate_scale: float = 0.1
+    """Start scale of what a cell adds to what it perceives; 1 is that of the other matrices."""
     normalisation_epsilon: float = 1e-2
     """Added to the mean square; 1e-5 on the all-zero start state gave first gradients of norm 37,659."""
 
@@ -60,6 +65,8 @@ class CellConfig:
         require(
             self.parameter_budget >= 0, "lattice.cell.parameter_budget", self.parameter_budget, "0 or a number of parameters"
         )
+        for name in ("perception_noise", "candidate_scale"):
+            require(getattr(self, name) >= 0, f"lattice.cell.{name}", getattr(self, name), "0 or more")
         require(
             self.normalisation_epsilon > 0,
             "lattice.cell.normalisation_epsilon",

@@ -32,8 +32,7 @@ Parameters = dict[str, Float[Array, "..."]]
 DECAYED = frozenset({"content_kernel", "message_kernel", "candidate_kernel", "memory_kernel"})
 """The matrices, which weight decay may shrink; shrinking the neighbour weights would close the wave guide."""
 
-_PERCEPTION_NOISE = 0.03
-_CANDIDATE_SCALE = 0.1
+_GATE_NOISE = 0.03
 
 
 def shapes(config: CellConfig) -> dict[str, tuple[int, ...]]:
@@ -111,10 +110,10 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
             return jnp.full(full, float(config.update.step_size))
         noise = jax.random.normal(keys[name], full)
         if name == "perception":
-            return (_PERCEPTION_NOISE * noise).at[..., ahead, :].set(1.0)
+            return (cell.perception_noise * noise).at[..., ahead, :].set(1.0)
         if name == "gate":
-            return _PERCEPTION_NOISE * noise
-        scale = _CANDIDATE_SCALE if name == "candidate_kernel" else 1.0
+            return _GATE_NOISE * noise
+        scale = cell.candidate_scale if name == "candidate_kernel" else 1.0
         return scale * noise / np.sqrt(shape[0])
 
     return {name: start(name, shape) for name, shape in shapes(cell).items()}

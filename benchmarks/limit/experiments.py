@@ -1,0 +1,169 @@
+"""The experiments, each a table: what is varied, and the similarity of cube and baselines to answers that none of them saw.
+
+Contract: every function takes a corpus at hand and returns rows. Held-out pairs play no part: on 'hundred', where few pairs
+remain, the other pairs are divided anew, three times, into pairs to learn from, to choose by and to judge on; on WordNet the
+validation pairs judge.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.limit.cubes import train_cube
+from benchmarks.limit.linear import through_code, windowed_ridge
+from lattice_jax.config import Config
+from lattice_jax.config.overrides import with_settings
+from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
+from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
+from lattice_jax.experiment import Material
+from lattice_jax.lattice import cube
+from lattice_jax.lattice.adapter import Codec
+
+Row = dict[str, float | str]
+
+DIVISIONS = (0, 1, 2)
+CHOSEN_ON, JUDGED_ON = 12, 24
+OPERATIONS = 1e13
+"""At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
+
+
+class Sides(NamedTuple):
+    """Pairs of unit length, none of them held out."""
+
+    train: Pairs
+    chosen_on: Pairs
+    judged_on: Pairs
+
+
+class Corpus(NamedTuple):
+    """What an experiment works on."""
+
+    name: str
+    config: Config
+    material: Material
+    codec: Codec
+
+    def sides(self) -> list[Sides]:
+        """One division of a large corpus, several of a small one."""
+        known = [self.material.pairs(side) for side in ("train", "validation")]
+        train, validation = (Pairs(*(unit_rows(rows, "embeddings") for rows in pairs)) for pairs in known)
+        if len(validation.questions) > CHOSEN_ON + JUDGED_ON:
+            return [Sides(train, validation, validation)]
+        together = Pairs(*(np.concatenate(both) for both in zip(train, validation, strict=True)))
+        return [_divided(together, seed) for seed in DIVISIONS]
+
+
+def _divided(pairs: Pairs, seed: int) -> Sides:
+    order = np.random.default_rng(seed).permutation(len(pairs.questions))
+    parts = np.split(order, [CHOSEN_ON, CHOSEN_ON + JUDGED_ON])
+    chosen_on, judged_on, train = (Pairs(*(rows[part] for rows in pairs)) for part in parts)
+    return Sides(train, chosen_on, judged_on)
+
+
+def _first(pairs: Pairs, count: int) -> Pairs:
+    return Pairs(*(rows[:count] for rows in pairs))
+
+
+def _similarity(predicted: np.ndarray, pairs: Pairs) -> float:
+    return float(cosine_similarity(predicted, pairs.answers).mean())
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _baselines(sides: Sides, parameters: int) -> dict[str, float]:
+    fitted = fit_baselines(sides.train, sides.chosen_on, parameters=parameters, operation_budget=OPERATIONS)
+    shown = ("question", "ridge", "shared_ridge", "mlp", "mlp_equal")
+    return {name: _similarity(fitted[name].predict(sides.judged_on.questions), sides.judged_on) for name in shown}
+
+
+def _cube(corpus: Corpus, config: Config, sides: Sides) -> dict[str, float]:
+    trained = train_cube(config, corpus.codec, sides.train, sides.chosen_on)
+    return {
+        "cube": _similarity(trained.predict(sides.judged_on.questions), sides.judged_on),
+        "cube, training": trained.looks[trained.best]["train"],
+        "best look": trained.best * config.training.evaluate_every,
+    }
+
+
+def data(corpus: Corpus, counts: tuple[int, ...]) -> Iterator[Row]:
+    """How the similarity grows with the number of pairs that are learned from."""
+    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
+    for count in counts:
+        found = []
+        for sides in corpus.sides():
+            fewer = sides._replace(train=_first(sides.train, count))
+            found.append(_cube(corpus, corpus.config, fewer) | _baselines(fewer, parameters))
+        yield {"pairs": min(count, len(corpus.sides()[0].train.questions)), **_mean(found)}
+
+
+def capacity(corpus: Corpus, widths: tuple[int, ...]) -> Iterator[Row]:
+    """How it grows with the hidden width of the cells, and of an MLP with as many parameters."""
+    for hidden in widths:
+        config = with_settings(corpus.config, {"lattice.cell.hidden": hidden})
+        parameters = cube.parameter_counts(config.lattice)["total"]
+        found = [_cube(corpus, config, sides) | _baselines(sides, parameters) for sides in corpus.sides()]
+        yield {"hidden": hidden, "parameters": parameters, **_mean(found)}
+
+
+def bottleneck(corpus: Corpus) -> Iterator[Row]:
+    """What the best regression loses where its questions, or its answers, go through the 225 numbers of the code."""
+    for name, question, answer in (("nothing", 0, 0), ("questions", 1, 0), ("answers", 0, 1), ("both", 1, 1)):
+        found = []
+        for train, chosen_on, judged_on in corpus.sides():
+
+            def seen(rows: np.ndarray, coded: int = question) -> np.ndarray:
+                return unit_rows(through_code(corpus.codec, rows), "codes") if coded else rows
+
+            train, chosen_on = (Pairs(seen(pairs.questions), pairs.answers) for pairs in (train, chosen_on))
+            best = ridge(train, chosen_on, "shared_ridge", shares=SHARES)
+            predicted = best.predict(seen(judged_on.questions))
+            found.append({"shared_ridge": _similarity(seen(predicted, answer), judged_on)})
+        yield {"through the code": name, **_mean(found)}
+
+
+def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
+    """What a linear map of the code does where each number of the answer sees the question's within a radius alone."""
+    for radius in radii:
+        found = []
+        for train, _, judged_on in corpus.sides():
+            found.append({"ridge of the code": _similarity(windowed_ridge(train, judged_on, corpus.codec, radius), judged_on)})
+        yield {"radius": radius, **_mean(found)}
+
+
+def optimisation(corpus: Corpus, variants: dict[str, dict]) -> Iterator[Row]:
+    """How well a cube learns a map that it can be, and that is free of noise: the answers of the ridge regression.
+
+    It begins at the question itself; `gap closed` is the share of the way from there to the regression's answers.
+    """
+    sides = corpus.sides()[0]
+    teacher = ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,))
+    taught = [Pairs(pairs.questions, unit_rows(teacher.predict(pairs.questions), "answers")) for pairs in sides]
+    start = _similarity(taught[2].questions, taught[2])
+    for name, settings in variants.items():
+        config = with_settings(corpus.config, {"answer.around": "question", **settings})
+        trained = train_cube(config, corpus.codec, taught[0], taught[1])
+        reached = trained.looks[trained.best]["validation"]
+        yield {
+            "cube": name,
+            "steps": config.training.steps,
+            "at the start": trained.looks[0]["validation"],
+            "at the end": reached,
+            "gap closed": (reached - start) / (1 - start),
+            "training": trained.looks[trained.best]["train"],
+        }
+    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
+    budget = 6 * parameters * corpus.config.training.batch_size * corpus.config.training.steps
+    fitted = fit_baselines(taught[0], taught[1], parameters=parameters, operation_budget=float(budget))
+    for name in ("mlp", "mlp_equal"):
+        reached = _similarity(fitted[name].predict(taught[2].questions), taught[2])
+        yield {"cube": f"none: {name}", "at the end": reached, "gap closed": (reached - start) / (1 - start)}
+
+
+def shortened(config: Config, steps: int, look: int) -> Config:
+    """The configuration with another number of training steps."""
+    training = dataclasses.replace(config.training, steps=steps, evaluate_every=look)
+    return dataclasses.replace(config, training=training)

@@ -1,0 +1,50 @@
+"""What a linear map of the code can do: all of it, or as much as a window of the face lets it see.
+
+Contract: embeddings of unit length in the teacher's space in, predictors in the teacher's space out. The penalty is chosen on
+the validation pairs, as for the baselines.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lattice_jax.evaluation.baselines import PENALTIES, Pairs
+from lattice_jax.evaluation.similarity import cosine_similarity
+from lattice_jax.lattice.adapter import Codec
+
+
+def through_code(codec: Codec, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """What is left of embeddings once they went through the adapter's code."""
+    return np.asarray(codec.decode(codec.encode(jnp.asarray(embeddings, jnp.float32))))
+
+
+def window(side: int, radius: int) -> Bool[np.ndarray, "code code"]:
+    """Which input cells [from, to] lie within `radius` of an output cell on a square face, diagonals counting as one."""
+    places = np.stack(np.divmod(np.arange(side * side), side), -1)
+    return np.abs(places[:, None] - places[None]).max(-1) <= radius
+
+
+def windowed_ridge(
+    train: Pairs, validation: Pairs, codec: Codec, radius: int, penalties: np.ndarray = PENALTIES[::4]
+) -> Float[np.ndarray, "n d"]:
+    """Validation answers of the regression in which a number of the answer's code sees the question's within `radius` alone.
+
+    Codes come and go by the adapter; what the code can't hold of an answer is missing.
+    """
+    questions, answers, asked = (
+        np.asarray(codec.encode(jnp.asarray(rows, jnp.float32))) for rows in (*train, validation.questions)
+    )
+    sees = window(round(np.sqrt(answers.shape[1])), radius)
+    centre, mean = questions.mean(0), answers.mean(0)
+    centred = questions - centre
+    square, product = centred.T @ centred, centred.T @ (answers - mean)
+    found = []
+    for penalty in penalties * len(questions) / 100:
+        weights = np.zeros_like(square)
+        for to in range(answers.shape[1]):
+            seen = np.flatnonzero(sees[:, to])
+            kernel = square[np.ix_(seen, seen)] + penalty * np.eye(len(seen))
+            weights[seen, to] = np.linalg.solve(kernel, product[seen, to])
+        predicted = np.asarray(codec.decode(jnp.asarray(mean + (asked - centre) @ weights, jnp.float32)))
+        found.append((float(cosine_similarity(predicted, validation.answers).mean()), predicted))
+    return max(found, key=lambda one: one[0])[1]

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""What limits the cube: python benchmarks/limits.py [--only NAME ...] [--write]
+
+Data, capacity, bottleneck, reach and optimisation, each with an experiment of its own, on 'hundred' with MPNet and on 20,000
+words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of the experiments that ran are renewed in
+benchmarks/results/limits.json and limits.md, each as soon as it is complete. About 25 minutes on two cores; WordNet needs
+Debian's wordnet-base.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bin")]
+
+import launcher  # noqa: E402
+
+launcher.prepare()
+
+import json  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from functools import cache, partial  # noqa: E402
+
+import tyro  # noqa: E402
+
+from benchmarks.limit.experiments import (  # noqa: E402
+    Corpus,
+    Row,
+    bottleneck,
+    capacity,
+    data,
+    optimisation,
+    reach,
+    shortened,
+)
+from benchmarks.measure import machine  # noqa: E402
+from lattice_jax import experiment  # noqa: E402
+from lattice_jax.commandline import clear_errors, load_config, use_devices  # noqa: E402
+from lattice_jax.errors import InputError  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+LOOSE = {"lattice.cell.perception_noise": 0.03, "lattice.cell.candidate_scale": 0.1}
+SLOW = {"optimizer.final_learning_rate": 1e-5, "optimizer.learning_rate": 1e-4}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Arguments of benchmarks/limits.py."""
+
+    only: tuple[str, ...] = ()
+    """Names of experiments; all of them by default."""
+    write: bool = False
+    """Renew benchmarks/results/limits.json and limits.md."""
+
+
+@cache
+def corpus(name: str, steps: int, look: int) -> Corpus:
+    """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
+    configs = {"hundred": "around_ridge.py", "wordnet": "wordnet.py"}
+    config = shortened(use_devices(load_config(ROOT / "configs" / configs[name])), steps, look)
+    material = experiment.gather(config)
+    with tempfile.TemporaryDirectory() as workdir:
+        return Corpus(name, config, material, experiment.fit_adapter(config, material, Path(workdir)))
+
+
+hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 200, 50)
+EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
+    "bottleneck-hundred": ("The best regression through the code, 'hundred'", lambda: bottleneck(hundred())),
+    "bottleneck-wordnet": ("The best regression through the code, WordNet", lambda: bottleneck(wordnet())),
+    "reach-hundred": ("A linear map with a window, 'hundred'", lambda: reach(hundred(), (0, 1, 2, 4, 7, 14))),
+    "reach-wordnet": ("A linear map with a window, WordNet", lambda: reach(wordnet(), (0, 1, 2, 4, 7, 14))),
+    "data-hundred": ("Number of pairs, 'hundred'", lambda: data(hundred(), (17, 34, 68))),
+    "data-wordnet": ("Number of pairs, WordNet", lambda: data(wordnet(), (300, 1000, 3000, 10_000, 20_000))),
+    "optimisation": (
+        "A map that the cube can be, WordNet",
+        lambda: optimisation(
+            corpus("wordnet", 600, 100), {"as configured": {}, "with noise at the start": LOOSE, "at a tenth of the rate": SLOW}
+        ),
+    ),
+    "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 256))),
+    "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 32, 128))),
+}
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Rows as Markdown; numbers of one kind alike."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def told(value: float | str | None) -> str:
+        if value is None or isinstance(value, str):
+            return value or ""
+        return f"{value:,.0f}" if value > 10 or (value >= 1 and value == round(value)) else f"{value:.4f}"
+
+    heads = [name.replace("_", " ") for name in names]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(names)]
+    return lines + ["| " + " | ".join(told(row.get(name)) for name in names) + " |" for row in rows]
+
+
+def page(found: dict[str, dict]) -> str:
+    """The page `limits.md`."""
+    lines = [
+        "# What limits the cube",
+        "",
+        "`python benchmarks/limits.py --write`. Similarity to answers that neither cube nor baseline learned from or was",
+        "chosen by on 'hundred' (means of three divisions of the 104 pairs that are not held out: 68 to learn from, 12 to",
+        "choose by, 24 to judge on); on WordNet the 400 validation pairs both choose and judge. *cube*: at its best look.",
+    ]
+    for one in found.values():
+        lines += ["", f"## {one['title']}", "", *table(one["rows"])]
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: Limits) -> None:
+    """Run, show and save one experiment after the other."""
+    if unknown := set(arguments.only) - set(EXPERIMENTS):
+        raise InputError(f"no experiment is called {sorted(unknown)}", expected=", ".join(EXPERIMENTS), fix="correct --only")
+    saved = RESULTS / "limits.json"
+    known = json.loads(saved.read_text())["experiments"] if saved.exists() else {}
+    for name, (title, run) in EXPERIMENTS.items():
+        if arguments.only and name not in arguments.only:
+            continue
+        began, rows = time.perf_counter(), []
+        for row in run():
+            rows.append(row)
+            print(name, row, flush=True)
+        known[name] = {"title": title, "rows": rows, "seconds": time.perf_counter() - began}
+        ordered = {one: known[one] for one in EXPERIMENTS if one in known}
+        if arguments.write:
+            saved.write_text(json.dumps({"experiments": ordered, "machine": machine.description()}, indent=1) + "\n")
+            (RESULTS / "limits.md").write_text(page(ordered))
+        print(page({name: known[name]}))
+
+
+if __name__ == "__main__":
+    with clear_errors():
+        main(tyro.cli(Limits, description=__doc__))
