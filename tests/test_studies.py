@@ -17,12 +17,15 @@ from lattice_jax.errors import InputError  # noqa: E402
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_every_arm_changes_the_main_job_into_something_that_can_be(arm):
     base = load_config(ROOT / "configs" / "phase3.py")
-    assert arm_config(base, arm) != base
+    assert arm_config(base, arm) != arm_config(base, REFERENCE)
 
 
 def test_an_arm_that_names_no_setting_is_refused():
     with pytest.raises(InputError, match=r"perhaps lattice\.steps"):
         arm_config(load_config(ROOT / "configs" / "phase3.py"), Arm("x", "y", {"lattice.step": 3}))
+
+
+RUN = {"parameters": 3, "seconds": 60.0}
 
 
 def figures(*similarities: float) -> dict:
@@ -56,3 +59,10 @@ def test_emergence_is_the_mean_over_runs_of_what_all_have():
     ]
     assert emergence(runs) == {"a": {"value": 2.0, "z": 3.0}}
     assert emergence([{}]) == {}
+
+
+def test_a_metric_whose_null_model_never_varied_has_no_z():
+    runs = [{"emergence": {"a": {"value": 1.0, "z": None}}}, {"emergence": {"a": {"value": 3.0, "z": 4.0}}}]
+    assert emergence(runs) == {"a": {"value": 2.0, "z": None}}
+    found = dict.fromkeys([REFERENCE.name], figures(0.1, 0.2))
+    assert "| 2 (no null) |" in markdown(gather([REFERENCE], found, {REFERENCE.name: [one | RUN for one in runs]}), "")

@@ -49,9 +49,20 @@ ARMS = (
     Arm("losses", "without-consistency", {"loss.internal_consistency": 0.0}),
     Arm("losses", "without-surface", {"loss.surface_reconstruction": 0.0}),
     Arm("losses", "with-contrast", {"loss.contrastive": 0.1}),
+    Arm("pool", "pool", {"pool.size": 64}),
 )
+
+
+OBSERVED = {
+    "emergence.every": 0,
+    "emergence.probe_questions": 60,
+    "emergence.untrained_cubes": 2,
+    "emergence.exponent_steps": 16,
+    "pool.questions": 0,
+}
+"""What of every arm is observed: all metrics, on fewer questions, cubes and steps than of a single run."""
 
 
 def arm_config(base: Config, arm: Arm) -> Config:
     """The configuration of an arm."""
-    return with_settings(base, arm.settings)
+    return with_settings(base, {**OBSERVED, **arm.settings})

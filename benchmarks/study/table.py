@@ -46,11 +46,16 @@ def gather(arms: Sequence[Arm], found: Mapping[str, dict], summaries: Mapping[st
     return rows
 
 
-def emergence(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each emergence metric that every run has: mean over the runs of value and z-score."""
+def emergence(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Each emergence metric that every run has: mean over the runs of value and z-score, None where a run has no z."""
     measured = [one.get("emergence", {}) for one in runs]
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.mean(known) if len(known) == len(values) else None
+
     names = [name for name in measured[0] if all(name in one for one in measured)]
-    return {name: {part: statistics.mean(one[name][part] for one in measured) for part in ("value", "z")} for name in names}
+    return {name: {part: mean([one[name][part] for one in measured]) for part in ("value", "z")} for name in names}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
@@ -98,5 +103,7 @@ def _spread(one: Mapping[str, float]) -> str:
     return f"{one['mean']:.3f} ± {one['deviation']:.3f}"
 
 
-def _emerged(one: Mapping[str, float] | None) -> str:
-    return "" if one is None else f"{one['value']:.3g} ({one['z']:+.1f})"
+def _emerged(one: Mapping[str, float | None] | None) -> str:
+    if one is None or one["value"] is None:
+        return ""
+    return f"{one['value']:.3g} ({'no null' if one['z'] is None else format(one['z'], '+.1f')})"
