@@ -33,8 +33,8 @@ CONFIG = Config(
     ),
     answer=AnswerConfig(around="shared_ridge"),
     loss=LossConfig(surface_reconstruction=0.0, internal_consistency=0.0),
-    optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-5),
-    training=TrainingConfig(steps=600, batch_size=64, evaluate_every=100, checkpoint_every=600, patience=0),
+    optimizer=OptimizerConfig(learning_rate=3e-4, final_learning_rate=1e-5),
+    training=TrainingConfig(steps=500, batch_size=64, evaluate_every=50, checkpoint_every=500, patience=0),
     emergence=EmergenceConfig(every=0, at_end=False),
     pool=PoolConfig(questions=0),
 )
