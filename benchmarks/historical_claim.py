@@ -35,7 +35,7 @@ from benchmarks.measure import machine  # noqa: E402
 from lattice_jax.commandline import clear_errors, load_config  # noqa: E402
 from lattice_jax.config import TeacherConfig  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
-from lattice_jax.experiment import Material, gather  # noqa: E402
+from lattice_jax.material import Material, gather  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = RESULTS / "historical_claim.json"

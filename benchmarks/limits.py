@@ -40,6 +40,7 @@ from benchmarks.measure import machine  # noqa: E402
 from lattice_jax import experiment  # noqa: E402
 from lattice_jax.commandline import clear_errors, load_config, use_devices  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
+from lattice_jax.material import gather  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 LOOSE = {"lattice.cell.perception_noise": 0.03, "lattice.cell.candidate_scale": 0.1}
@@ -61,7 +62,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
     """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
     configs = {"hundred": "around_ridge.py", "wordnet": "wordnet.py"}
     config = shortened(use_devices(load_config(ROOT / "configs" / configs[name])), steps, look)
-    material = experiment.gather(config)
+    material = gather(config)
     with tempfile.TemporaryDirectory() as workdir:
         return Corpus(name, config, material, experiment.fit_adapter(config, material, Path(workdir)))
 

@@ -27,7 +27,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import Pairs
 from lattice_jax.evaluation.similarity import MEASURES, paired_difference, score_pairs, summarise, unit_rows
 from lattice_jax.evaluation.verdict import label
-from lattice_jax.experiment import Material
+from lattice_jax.material import Material
 
 FILE = "ensemble.json"
 SIDES = ("train", "validation", "held_out")

@@ -15,16 +15,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
-from lattice_jax.corpus.corpus import Corpus, load_corpus
-from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
+from lattice_jax.evaluation.baselines import Baseline, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
 from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
+from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base, offsets
-from lattice_jax.teachers.cache import extract
 from lattice_jax.training.alerts import DETECTORS
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
@@ -32,46 +31,8 @@ from lattice_jax.training.monitor import Monitor
 from lattice_jax.training.objectives import answer_from_pool, answer_questions, reproduce_embeddings
 from lattice_jax.training.schedule import make_optimizer
 
-Progress = Callable[[int, int], None]
 OnLook = Callable[[Mapping[str, float]], None]
 """Told the figures of every look at the validation pairs; may end the training by an exception."""
-
-
-class Material(NamedTuple):
-    """Texts and their embeddings, in the teacher's space."""
-
-    corpus: Corpus
-    questions: np.ndarray
-    answers: np.ndarray
-    sentences: np.ndarray
-    cut: int
-    """Texts of which the teacher didn't read the end."""
-
-    def pairs(self, side: str) -> Pairs:
-        """Questions and answers of 'train', 'validation' or 'held_out'."""
-        rows = list(getattr(self.corpus.split, side))
-        return Pairs(self.questions[rows], self.answers[rows])
-
-    def judged_pairs(self, side: str, training_pairs: int) -> Pairs:
-        """`pairs`, of the training side at most `training_pairs`, spread over all."""
-        found = self.pairs(side)
-        if side != "train" or len(found.questions) <= training_pairs:
-            return found
-        rows = np.linspace(0, len(found.questions) - 1, training_pairs).astype(int)
-        return Pairs(found.questions[rows], found.answers[rows])
-
-    def adapter_text(self) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings that the adapter may learn from: those of the training pairs, and those of the unlabelled sentences."""
-        return np.concatenate(self.pairs("train")), self.sentences
-
-
-def gather(config: Config, on_progress: Progress | None = None) -> Material:
-    """Load the corpus and embed it, each text once for all runs."""
-    corpus = load_corpus(config.corpus)
-    texts = [pair.question for pair in corpus.pairs] + [pair.answer for pair in corpus.pairs] + list(corpus.sentences)
-    found = extract(texts, config.teacher, on_progress=on_progress)
-    embeddings, count = found.embeddings[:], len(corpus.pairs)
-    return Material(corpus, embeddings[:count], embeddings[count : 2 * count], embeddings[2 * count :], found.cut)
 
 
 def make_adapter(config: Config, material: Material) -> Adapter:

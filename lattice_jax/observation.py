@@ -20,12 +20,13 @@ from threadpoolctl import threadpool_limits
 
 from lattice_jax.config import Config, EmergenceConfig
 from lattice_jax.corpus.splits import Split
-from lattice_jax.experiment import Material
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import coherence, metrics, specialisation
 from lattice_jax.lattice.emergence.information import Division
 from lattice_jax.lattice.emergence.observe import Inputs, Observation, observe, on_one_device, plain
+from lattice_jax.material import Material
 
 ARRAYS = "emergence.npz"
 
@@ -176,7 +177,5 @@ def render(figures: Mapping[str, dict]) -> Table:
     for name, row in figures.items():
         z = "" if row["z"] is None else f"{row['z']:+.1f}"
         untrained = f"{row['untrained']:.3f}" if "untrained" in row else ""
-        table.add_row(
-            name.replace("_", " "), f"{row['value']:.3f}", f"{row['null']:.3f}", z, untrained, f"[dim]{row['null_model']}[/]"
-        )
+        table.add_row(spelled(name), f"{row['value']:.3f}", f"{row['null']:.3f}", z, untrained, f"[dim]{row['null_model']}[/]")
     return table

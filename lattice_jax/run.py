@@ -30,6 +30,7 @@ from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.material import Material, gather
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.checkpoint import Checkpoints, abstract
@@ -158,7 +159,7 @@ class Trained(NamedTuple):
     """A trained run as a function."""
 
     config: Config
-    material: experiment.Material
+    material: Material
     predict: Callable[[np.ndarray], np.ndarray]
     """Questions [n, d] to answers [n, d], both in the teacher's space."""
 
@@ -213,9 +214,9 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] = time.perf_counter() - start
 
 
-def _gather(config: Config, console: Console) -> experiment.Material:
+def _gather(config: Config, console: Console) -> Material:
     with embedding_progress(config.teacher.name, console) as on_progress:
-        material = experiment.gather(config, on_progress)
+        material = gather(config, on_progress)
     corpus = material.corpus
     console.print(
         f"Corpus: {len(corpus.split.train)} training, {len(corpus.split.validation)} validation and "
@@ -239,9 +240,7 @@ def _load(workdir: Path, console: Console):
     return config, material, codec, base, parameters, mesh
 
 
-def _run_figures(
-    config: Config, material: experiment.Material, result: FitResult, operations: float, seconds: dict[str, float]
-) -> dict:
+def _run_figures(config: Config, material: Material, result: FitResult, operations: float, seconds: dict[str, float]) -> dict:
     """What the run was and what it took; `seconds` are those since it was last started."""
     receipt, split = result.checkpoint, material.corpus.split
     return {
@@ -277,7 +276,7 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
 
 
 def _endurance_figures(
-    config: Config, material: experiment.Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None
+    config: Config, material: Material, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None
 ) -> dict[str, dict]:
     """How answers last, where it is asked for."""
     if not config.pool.questions:
@@ -285,7 +284,7 @@ def _endurance_figures(
     return endurance.measure_endurance(config, codec, base, parameters, mesh, material.pairs("held_out"))
 
 
-def _observe(config: Config, material: experiment.Material, codec: Codec, parameters: dict, workdir: Path) -> dict:
+def _observe(config: Config, material: Material, codec: Codec, parameters: dict, workdir: Path) -> dict:
     return {"emergence": observation.observe_run(config, material, codec, parameters, workdir)}
 
 

@@ -26,6 +26,7 @@ from lattice_jax.embedding import embedding_progress
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, measure
 from lattice_jax.lattice import devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.material import Material, gather
 from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, initial_state
@@ -38,7 +39,7 @@ _SHARE_OF_ROWS = 0.1
 """How many rows of the record `first` and `last` are means of."""
 
 
-def blinded(material: experiment.Material) -> experiment.Material:
+def blinded(material: Material) -> Material:
     """The same texts and embeddings, those of the held-out pairs replaced by NaN, which every measure refuses."""
     rows = list(material.corpus.split.held_out)
     questions, answers = material.questions.copy(), material.answers.copy()
@@ -51,14 +52,14 @@ class Shared:
 
     def __init__(self, adapters: Path, console: Console):
         self._adapters, self._console = adapters, console
-        self._material: dict[str, experiment.Material] = {}
+        self._material: dict[str, Material] = {}
 
-    def material(self, config: Config) -> experiment.Material:
+    def material(self, config: Config) -> Material:
         """The blinded texts and embeddings that this configuration asks for."""
         key = _key(config, "corpus", "teacher")
         if key not in self._material:
             with embedding_progress(config.teacher.name, self._console) as on_progress:
-                self._material[key] = blinded(experiment.gather(config, on_progress))
+                self._material[key] = blinded(gather(config, on_progress))
         return self._material[key]
 
     def lend_adapter(self, config: Config, workdir: Path) -> None:
@@ -96,7 +97,7 @@ class Trial(NamedTuple):
     """What `train` leaves in memory."""
 
     config: Config
-    material: experiment.Material
+    material: Material
     codec: Codec
     base: Base
     result: FitResult

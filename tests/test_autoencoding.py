@@ -19,8 +19,8 @@ from lattice_jax.corpus.corpus import Corpus  # noqa: E402
 from lattice_jax.corpus.pairs import Pair  # noqa: E402
 from lattice_jax.corpus.splits import Split  # noqa: E402
 from lattice_jax.evaluation.similarity import cosine_similarity  # noqa: E402
-from lattice_jax.experiment import Material  # noqa: E402
 from lattice_jax.lattice.adapter import principal_components  # noqa: E402
+from lattice_jax.material import Material  # noqa: E402
 
 TEXT = np.concatenate(real_embeddings())
 

@@ -9,7 +9,8 @@ from lattice_jax import experiment
 from lattice_jax.config import Config
 from lattice_jax.corpus.corpus import load_corpus
 from lattice_jax.evaluation.baselines import Baseline
-from lattice_jax.experiment import FittedOnce, Material
+from lattice_jax.experiment import FittedOnce
+from lattice_jax.material import Material
 
 
 @pytest.fixture(scope="module")

@@ -100,5 +100,5 @@ def test_the_table_shows_value_null_and_z():
     with console.capture() as capture:
         console.print(render({"morans_i": row, "settling_time": row | {"z": None}}))
     lines = capture.get().splitlines()
-    assert lines[2].split() == ["morans", "i", "0.500", "0.250", "+3.2", "0.125", "shuffled", "cells"]
+    assert lines[2].split() == ["Moran's", "I", "0.500", "0.250", "+3.2", "0.125", "shuffled", "cells"]
     assert lines[3].split() == ["settling", "time", "0.500", "0.250", "0.125", "shuffled", "cells"]

@@ -11,6 +11,7 @@ from program import ROOT, SMOKE, run_here
 from lattice_jax import experiment, sweep, trial
 from lattice_jax.config.search import Choice, Range, parse_dimension
 from lattice_jax.errors import InputError
+from lattice_jax.material import gather
 
 optuna = pytest.importorskip("optuna")
 
@@ -57,7 +58,7 @@ def test_a_search_that_cannot_be_read_is_refused(text, told):
 
 
 def test_blinded_material_has_no_held_out_numbers_and_all_others():
-    found = experiment.gather(_smoke())
+    found = gather(_smoke())
     blind, rows = trial.blinded(found), list(found.corpus.split.held_out)
     assert np.isnan(blind.questions[rows]).all()
     assert np.isnan(blind.answers[rows]).all()

@@ -17,9 +17,9 @@ from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
-from lattice_jax.experiment import Material
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.material import Material
 
 Row = dict[str, float | str]
 

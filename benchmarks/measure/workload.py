@@ -22,6 +22,7 @@ from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.lattice.firing import most_firings
 from lattice_jax.lattice.native import engine as native
+from lattice_jax.material import gather
 from lattice_jax.training.loop import batch_indices, initial_state, make_train_step
 from lattice_jax.training.objectives import answer_questions, read_by_losses
 from lattice_jax.training.schedule import make_optimizer
@@ -58,7 +59,7 @@ def load_text(config: Config) -> Text:
 
 @functools.cache
 def _load_text(corpus: CorpusConfig, teacher: TeacherConfig, strategy: str, size: int) -> Text:
-    material = experiment.gather(Config(corpus=corpus, teacher=teacher))
+    material = gather(Config(corpus=corpus, teacher=teacher))
     pairs = material.pairs("train")
     text, adapter = np.concatenate(pairs), Adapter(pairs.questions.shape[1], size, strategy)
     codec = freeze(adapter, principal_start(adapter, text), jnp.asarray(text))

@@ -14,7 +14,7 @@ import numpy as np
 from lattice_jax.config import Config
 from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.corpus.sentences import load_sentences, without_near_duplicates
-from lattice_jax.experiment import Material, gather
+from lattice_jax.material import Material, gather
 from lattice_jax.teachers.cache import extract
 
 PAIRS, DEFINITIONS, CONVERSATIONS = "hundred", "WordNet", "chatterbot"

@@ -6,6 +6,7 @@ Contract: functions of `pool` and `recovery` in a run's summary; a panel is left
 from collections.abc import Mapping
 from functools import partial
 
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.plots import BLUE, GREEN, ORANGE, PURPLE, QUIET, name_endings
 from lattice_jax.evaluation.report.drawing import Panel, grid_lines, new_axes
 
@@ -18,7 +19,7 @@ def endurance_panels(summary: Mapping | None) -> list[Panel]:
     recovery, rounds = (summary or {}).get("recovery"), ((summary or {}).get("pool") or {}).get("rounds")
     panels = []
     if recovery:
-        shares = ", ".join(f"{_plain(kind)} {share:.0%}" for kind, share in recovery["cleared_share"].items())
+        shares = ", ".join(f"{spelled(kind)} {share:.0%}" for kind, share in recovery["cleared_share"].items())
         panels.append(
             Panel(
                 "recovery",
@@ -46,7 +47,7 @@ def _recovery(recovery: Mapping):
     endings = []
     for kind, colour in KINDS.items():
         axes.plot(recovery["steps"], recovery[kind], color=colour, linewidth=2, linestyle="--" if kind == "undamaged" else "-")
-        endings.append((recovery[kind][-1], _plain(kind), colour, False))
+        endings.append((recovery[kind][-1], spelled(kind), colour, False))
     axes.margins(x=0)
     grid_lines(axes)
     name_endings(axes, endings)
@@ -65,7 +66,3 @@ def _in_turn(rounds: list[Mapping]):
     grid_lines(axes)
     name_endings(axes, endings)
     return figure
-
-
-def _plain(kind: str) -> str:
-    return kind.replace("_", " ")

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.plots import BAR, BLUE, FAINT, INK, LOSSES, ORANGE, QUIET, curve, name_endings, series
 from lattice_jax.evaluation.report.drawing import (
     CURVES,
@@ -113,7 +114,7 @@ def learning_panels(run: Run) -> list[Panel]:
                 "loss",
             )
         )
-    weighted = {name: _plain(name.removeprefix("weighted_")) for name in _names(rows, "weighted_")}
+    weighted = {name: spelled(name.removeprefix("weighted_")) for name in _names(rows, "weighted_")}
     if weighted:
         panels.append(
             Panel(
@@ -210,9 +211,9 @@ def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list
         panels.append(
             Panel(
                 name.replace("/", "_"),
-                _plain(metric).capitalize(),
+                spelled(metric).capitalize(),
                 text,
-                partial(_against_null, run.rows, name, _plain(metric).capitalize(), null, (null or {}).get("range", "")),
+                partial(_against_null, run.rows, name, spelled(metric).capitalize(), null, (null or {}).get("range", "")),
             )
         )
     return panels
@@ -224,10 +225,6 @@ def _names(rows: Sequence[Mapping], prefix: str) -> list[str]:
 
 def _has(rows: Sequence[Mapping], name: str) -> bool:
     return any(name in row for row in rows)
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _forest(rows: Mapping[str, Mapping], measure: str, title: str, unit: str, ceiling: float | None):

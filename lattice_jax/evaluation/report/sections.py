@@ -7,6 +7,7 @@ section whose data is not there says what would produce it.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.report.cube_panels import flow_panels, slice_panels
 from lattice_jax.evaluation.report.drawing import Panel
 from lattice_jax.evaluation.report.endurance_panels import endurance_panels
@@ -101,7 +102,7 @@ def _cube(run: Run) -> list[Section]:
             "emergence",
             "Emergence beside null models",
             lead="A metric says something only where it lies far from what a null model gives: z counts the null model's "
-            f"standard deviations, and rows beyond {FAR_FROM_NULL:g} are in bold."
+            f"standard deviations, and rows within {FAR_FROM_NULL:g} are grey. What an untrained cube has too was not learned."
             if emergence
             else "",
             table=_emergence_table(emergence) if emergence else None,
@@ -196,17 +197,19 @@ def _emergence_table(emergence: Mapping[str, Mapping]) -> Table:
         z = figures.get("z")
         rows.append(
             (
-                name.replace("_", " "),
+                spelled(name),
                 _figure(figures.get("value")),
                 f"{_figure(figures.get('null'))} ± {_figure(figures.get('null_deviation'))}",
                 "" if z is None else f"{z:+.1f}",
+                _figure(figures["untrained"]) if "untrained" in figures else "",
                 str(figures.get("null_model", "")),
                 str(figures.get("definition", "")),
                 str(figures.get("range", "")),
             )
         )
-    far = [place for place, figures in enumerate(emergence.values()) if abs(figures.get("z") or 0) > FAR_FROM_NULL]
-    return Table(("metric", "value", "null model", "z", "which null", "definition", "range"), rows, strong=far)
+    near = [place for place, figures in enumerate(emergence.values()) if abs(figures.get("z") or 0) <= FAR_FROM_NULL]
+    columns = ("metric", "value", "null model", "z", "untrained", "which null", "definition", "range")
+    return Table(columns, rows, quiet=near)
 
 
 def _figures_of_the_run(run: Run) -> Table:
@@ -245,7 +248,7 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     if run.summary:
         memory, minutes = run.summary["peak_memory_bytes"] / 1e9, run.summary["seconds"] / 60
         cards.append(("memory at most", f"{memory:.1f} GB", f"{minutes:.1f} minutes in all"))
-    kinds = ", ".join(dict.fromkeys(alert.kind.replace("_", " ") for alert in run.alerts))
+    kinds = ", ".join(dict.fromkeys(spelled(alert.kind) for alert in run.alerts))
     cards.append(("alerts", str(len(run.alerts)), kinds or "nothing went wrong"))
     return cards
 

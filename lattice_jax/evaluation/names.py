@@ -1,0 +1,8 @@
+"""Figures' names as people read them."""
+
+_SPELLED = {"morans_i": "Moran's I", "morans_i_6": "Moran's I, 6 neighbours", "mrr": "MRR"}
+
+
+def spelled(name: str) -> str:
+    """`settling_time` as "settling time"."""
+    return _SPELLED.get(name, name.replace("_", " "))
