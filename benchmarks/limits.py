@@ -93,7 +93,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     def told(value: float | str | None) -> str:
         if value is None or isinstance(value, str):
             return value or ""
-        return f"{value:,.0f}" if value > 10 or (value >= 1 and value == round(value)) else f"{value:.4f}"
+        return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if abs(value) > 1 else f"{value:.4f}"
 
     heads = [name.replace("_", " ") for name in names]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(names)]

@@ -129,8 +129,9 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
     """What a linear map of the code does where each number of the answer sees the question's within a radius alone."""
     for radius in radii:
         found = []
-        for train, _, judged_on in corpus.sides():
-            found.append({"ridge of the code": _similarity(windowed_ridge(train, judged_on, corpus.codec, radius), judged_on)})
+        for train, chosen_on, judged_on in corpus.sides():
+            predict = windowed_ridge(train, chosen_on, corpus.codec, radius)
+            found.append({"ridge of the code": _similarity(predict(judged_on.questions), judged_on)})
         yield {"radius": radius, **_mean(found)}
 
 

@@ -4,6 +4,8 @@ Contract: embeddings of unit length in the teacher's space in, predictors in the
 the validation pairs, as for the baselines.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,26 +27,30 @@ def window(side: int, radius: int) -> Bool[np.ndarray, "code code"]:
 
 
 def windowed_ridge(
-    train: Pairs, validation: Pairs, codec: Codec, radius: int, penalties: np.ndarray = PENALTIES[::4]
-) -> Float[np.ndarray, "n d"]:
-    """Validation answers of the regression in which a number of the answer's code sees the question's within `radius` alone.
+    train: Pairs, chosen_on: Pairs, codec: Codec, radius: int, penalties: np.ndarray = PENALTIES[::4]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Questions to answers by the regression in which a number of the answer's code sees the question's within `radius` alone.
 
     Codes come and go by the adapter; what the code can't hold of an answer is missing.
     """
-    questions, answers, asked = (
-        np.asarray(codec.encode(jnp.asarray(rows, jnp.float32))) for rows in (*train, validation.questions)
-    )
+
+    def coded(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(codec.encode(jnp.asarray(rows, jnp.float32)))
+
+    questions, answers = (coded(rows) for rows in train)
     sees = window(round(np.sqrt(answers.shape[1])), radius)
     centre, mean = questions.mean(0), answers.mean(0)
     centred = questions - centre
     square, product = centred.T @ centred, centred.T @ (answers - mean)
-    found = []
-    for penalty in penalties * len(questions) / 100:
+
+    def fitted(penalty: float) -> Callable[[np.ndarray], np.ndarray]:
         weights = np.zeros_like(square)
         for to in range(answers.shape[1]):
             seen = np.flatnonzero(sees[:, to])
             kernel = square[np.ix_(seen, seen)] + penalty * np.eye(len(seen))
             weights[seen, to] = np.linalg.solve(kernel, product[seen, to])
-        predicted = np.asarray(codec.decode(jnp.asarray(mean + (asked - centre) @ weights, jnp.float32)))
-        found.append((float(cosine_similarity(predicted, validation.answers).mean()), predicted))
-    return max(found, key=lambda one: one[0])[1]
+        return lambda asked: np.asarray(codec.decode(jnp.asarray(mean + (coded(asked) - centre) @ weights, jnp.float32)))
+
+    # A code's numbers have a mean square of 1 where an embedding's have one over its dimension.
+    predictors = [fitted(penalty * len(questions) / 100) for penalty in penalties]
+    return max(predictors, key=lambda predict: cosine_similarity(predict(chosen_on.questions), chosen_on.answers).mean())
