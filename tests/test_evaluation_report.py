@@ -19,7 +19,14 @@ from lattice_jax.config import Config, GridConfig, LatticeConfig, TrainingConfig
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.report import viewer
 from lattice_jax.evaluation.report.page import export_png, show_in_tensorboard, write_page
-from lattice_jax.evaluation.report.record import changed_settings, configuration_source, differing_settings, flat, read_run
+from lattice_jax.evaluation.report.record import (
+    changed_settings,
+    configuration_source,
+    differing_settings,
+    flat,
+    read_run,
+    told_apart,
+)
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "image", "rect"}
 SECTIONS = [
@@ -235,6 +242,13 @@ def test_runs_are_compared(tmp_path):
         assert told in text
     overlaid = next(panel for panel in panels if panel.name == "overlaid_validation_similarity").draw()
     assert len({line.get_color() for line in overlaid.axes[0].lines}) == 3
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [tmp_path / path for path in ("a/one/seed-0", "b/one/seed-0", "b/two/seed-0", "c/seed-1")]
+    runs = [read_run(write_run(folder)) for folder in folders]
+    assert [run.name for run in told_apart(runs)] == ["a/one/seed-0", "b/one/seed-0", "two/seed-0", "seed-1"]
+    assert told_apart(runs[:1]) == runs[:1]
 
 
 def test_runs_on_other_text_are_marked_as_such(tmp_path):

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from lattice_jax.evaluation.report.comparison import comparison_sections
 from lattice_jax.evaluation.report.drawing import Panel, pixels, png, svg
-from lattice_jax.evaluation.report.record import Run, read_run
+from lattice_jax.evaluation.report.record import Run, read_run, told_apart
 from lattice_jax.evaluation.report.sections import Section, headline, repeat, sections
 from lattice_jax.evaluation.report.viewer import payload
 
@@ -63,7 +63,7 @@ def write_comparison(runs: Sequence[Run], out: Path, *, refresh: int | None = No
 
 def write_page(folders: Sequence[Path], out: Path, *, refresh: int | None = None) -> tuple[list[Panel], bool]:
     """The report of one folder or the comparison of several: its figures, and whether all runs have ended."""
-    runs = [read_run(folder) for folder in folders]
+    runs = told_apart([read_run(folder) for folder in folders])
     one = len(runs) == 1
     panels = write_report(runs[0], out, refresh=refresh) if one else write_comparison(runs, out, refresh=refresh)
     return panels, all(run.summary is not None for run in runs)

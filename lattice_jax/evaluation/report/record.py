@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,19 @@ def read_run(folder: str | os.PathLike) -> Run:
         summary=_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
         emergence=_arrays(emergence) if emergence.is_file() else None,
     )
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those of one name called by as much of their folders' paths as tells them apart."""
+    named = list(runs)
+    for parts in range(2, max(len(run.folder.resolve().parts) for run in runs)):
+        names = [run.name for run in named]
+        alike = {name for name in names if names.count(name) > 1}
+        if not alike:
+            break
+        tails = ["/".join(run.folder.resolve().parts[-parts:]) for run in runs]
+        named = [run._replace(name=tail) if run.name in alike else run for run, tail in zip(named, tails, strict=True)]
+    return named
 
 
 def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
