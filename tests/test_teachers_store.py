@@ -14,7 +14,6 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -211,30 +210,11 @@ def test_what_was_left_half_written_goes_after_an_hour(filled, tmp_path):
 
 def test_no_more_files_are_open_than_may_be(filled, monkeypatch):
     monkeypatch.setattr(store_module, "OPEN_FILES", 2)
-    opened, whole = [], filled._map
-    monkeypatch.setattr(filled, "_map", lambda shard: (whole(shard), opened.append(len(filled._maps)))[0])
+    opened, whole = [], filled._open
+    monkeypatch.setattr(filled, "_open", lambda shard: (whole(shard), opened.append(len(filled._files)))[0])
     order = np.random.default_rng(0).permutation(30)
     np.testing.assert_array_equal(filled.read(filled.find(ROWS.addresses[order])), ROWS.embeddings[order])
     assert set(opened) == {1, 2}
-
-
-def test_mapped_pages_of_a_large_store_are_let_go(tmp_path, monkeypatch):
-    """32 MB in two shards: read in batches, it leaves less than a quarter of that behind, or all of it where pages are kept."""
-    monkeypatch.setattr(store_module, "LET_GO_ROWS", 64)
-    store = open_store(tmp_path, description(dimension=4096))
-    for number in range(2):
-        store = store.add(random_rows([f"{number}.{row}" for row in range(1024)], 4096))
-
-    def mapped_after_reading(kept: int) -> int:
-        monkeypatch.setattr(store_module, "KEPT_BYTES", kept)
-        before = psutil.Process().memory_info().shared
-        for start in range(0, len(store), 32):
-            store.read(np.arange(start, start + 32))
-        return psutil.Process().memory_info().shared - before
-
-    store.read(np.array([0]))  # the index, once
-    assert mapped_after_reading(0) < 8 << 20
-    assert mapped_after_reading(store.size) > 28 << 20
 
 
 def test_reading_holds_little_beside_what_is_asked_for(tmp_path, monkeypatch):

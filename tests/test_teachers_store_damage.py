@@ -89,7 +89,7 @@ def test_a_shard_that_is_truncated_or_deleted_after_opening_is_named_when_it_is_
 
 
 def test_a_shard_that_is_truncated_while_it_is_read_is_named(filled, tmp_path):
-    """Reading on in its map would end the process by a signal."""
+    """As a mapped file is not: reading on in it would end the process by a signal."""
     store = open_store(tmp_path, description())
     rows = store.find(ROWS.addresses)
     store.read(rows)
