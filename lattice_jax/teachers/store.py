@@ -11,9 +11,9 @@ at any moment; at worst an embedding is stored twice, which does no harm. A shar
 manifest is lost, is checked as a whole and entered by the next writer (`Store.adopt`). A manifest that can't be read is an
 `InputError`; it may be deleted.
 
-Reading: rows come by `pread` from the system's page cache, the pages that a map of the file would show. A map counts all that it
-touched as this process's own, and the kernel maps large pages whole: for a million rows more than 1 GB, even where they are let
-go every 4,096 rows (`benchmarks/cache.py`). And a file that is cut short while it is open is an error that names it, not a
+Reading: rows come by `pread` from the system's page cache, the pages that a map of the file would show. A map counts all that
+it touched as this process's own, and the kernel maps large pages whole: for a million rows more than 1 GB, even where they are
+let go every 4,096 rows (`benchmarks/cache.py`). And a file that is cut short while it is open is an error that names it, not a
 signal that ends the process.
 
 Memory: 54 bytes a row for the index, however many rows are read.
