@@ -1,6 +1,11 @@
 """Figures' names as people read them."""
 
-_SPELLED = {"morans_i": "Moran's I", "morans_i_6": "Moran's I, 6 neighbours", "mrr": "MRR"}
+_SPELLED = {
+    "morans_i": "Moran's I",
+    "morans_i_6": "Moran's I, 6 neighbours",
+    "mrr": "MRR",
+    "lyapunov_exponent": "Lyapunov exponent",
+}
 
 
 def spelled(name: str) -> str:
