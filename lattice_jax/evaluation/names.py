@@ -11,3 +11,8 @@ _SPELLED = {
 def spelled(name: str) -> str:
     """`settling_time` as "settling time"."""
     return _SPELLED.get(name, name.replace("_", " "))
+
+
+def titled(name: str) -> str:
+    """`settling_time` as "Settling time"."""
+    return spelled(name)[:1].upper() + spelled(name)[1:]

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from lattice_jax.evaluation.names import spelled
+from lattice_jax.evaluation.names import spelled, titled
 from lattice_jax.evaluation.plots import BAR, BLUE, FAINT, INK, LOSSES, ORANGE, QUIET, curve, name_endings, series
 from lattice_jax.evaluation.report.drawing import (
     CURVES,
@@ -211,9 +211,9 @@ def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list
         panels.append(
             Panel(
                 name.replace("/", "_"),
-                spelled(metric).capitalize(),
+                titled(metric),
                 text,
-                partial(_against_null, run.rows, name, spelled(metric).capitalize(), null, (null or {}).get("range", "")),
+                partial(_against_null, run.rows, name, titled(metric), null, (null or {}).get("range", "")),
             )
         )
     return panels
