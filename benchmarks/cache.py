@@ -153,7 +153,7 @@ def measure_bare(store: Store, batches: np.ndarray) -> dict:
 
 
 def measure_bounded(store: Store, batches: np.ndarray) -> dict:
-    """Two ways that hold few pages, maps that let go of them now and then and pread; means, because letting go costs later."""
+    """Maps that let go of their pages now and then, and pread; means, because letting go costs the batches after it."""
     files = [shard.path.open("rb") for shard in store.shards]
     maps = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for file in files]
     width = store.dimension * NUMBERS[store.description["stored_as"]][0].itemsize

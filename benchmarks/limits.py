@@ -34,12 +34,14 @@ from benchmarks.limit.experiments import (  # noqa: E402
     data,
     optimisation,
     reach,
-    shortened,
 )
 from benchmarks.measure import machine  # noqa: E402
+from benchmarks.measure.report import markdown_table  # noqa: E402
 from lattice_jax import experiment  # noqa: E402
 from lattice_jax.commandline import clear_errors, load_config, use_devices  # noqa: E402
+from lattice_jax.config.overrides import with_settings  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
+from lattice_jax.evaluation.names import spelled  # noqa: E402
 from lattice_jax.material import gather  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -61,7 +63,8 @@ class Limits:
 def corpus(name: str, steps: int, look: int) -> Corpus:
     """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
     configs = {"hundred": "around_ridge.py", "wordnet": "wordnet.py"}
-    config = shortened(use_devices(load_config(ROOT / "configs" / configs[name])), steps, look)
+    whole = use_devices(load_config(ROOT / "configs" / configs[name]))
+    config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look})
     material = gather(config)
     with tempfile.TemporaryDirectory() as workdir:
         return Corpus(name, config, material, experiment.fit_adapter(config, material, Path(workdir)))
@@ -85,7 +88,7 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown; numbers of one kind alike."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
@@ -94,9 +97,7 @@ def table(rows: Sequence[Row]) -> list[str]:
             return value or ""
         return f"{value:,}" if isinstance(value, int) else f"{value:.1f}" if value == 0 or abs(value) > 1 else f"{value:.4f}"
 
-    heads = [name.replace("_", " ") for name in names]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(names)]
-    return lines + ["| " + " | ".join(told(row.get(name)) for name in names) + " |" for row in rows]
+    return markdown_table([spelled(name) for name in names], [[told(row.get(name)) for name in names] for row in rows])
 
 
 def page(found: dict[str, dict]) -> str:
@@ -109,7 +110,7 @@ def page(found: dict[str, dict]) -> str:
         "choose by, 24 to judge on); on WordNet the 400 validation pairs both choose and judge. *cube*: at its best look.",
     ]
     for one in found.values():
-        lines += ["", f"## {one['title']}", "", *table(one["rows"])]
+        lines += ["", f"## {one['title']}", "", table(one["rows"])]
     return "\n".join([*lines, ""])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
-from lattice_jax.evaluation.baselines import Baseline, fit_baselines, shuffled
+from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
@@ -133,7 +133,7 @@ def adapter_figures(config: Config, material: Material, codec: Codec) -> dict[st
     """How well held-out embeddings survive the adapter, beside principal components of equal width on the same text."""
     held_out = np.concatenate(material.pairs("held_out"))
     fitted = principal_components(np.concatenate(material.adapter_text()), codec.adapter.code)
-    adapted = np.asarray(codec.decode(codec.encode(jnp.asarray(held_out))))
+    adapted = codec.reproduce(held_out)
     return {
         "adapter_reconstruction": float(np.mean(cosine_similarity(adapted, held_out))),
         "pca_reconstruction": float(np.mean(cosine_similarity(fitted.reconstruct(held_out), held_out))),
@@ -217,6 +217,16 @@ def answer_base(config: Config, material: Material) -> Base:
     return fit_base(material.pairs("train"), material.pairs("validation"), config.answer, seed=config.seed)
 
 
+def training_data(codec: Codec, train: Pairs, base: Base) -> dict[str, np.ndarray]:
+    """What batches are drawn from, as `answer_questions` reads them, row by row."""
+    return {
+        "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
+        "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
+        "answer": train.answers,
+        **offsets(codec, train.questions, base.cross_fitted)._asdict(),
+    }
+
+
 def fit_cube(
     config: Config,
     material: Material,
@@ -232,7 +242,6 @@ def fit_cube(
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh, base=base)
     observe = make_observer(config, codec, validation.questions)
-    added = offsets(codec, train.questions, base.cross_fitted)
     select_by = config.training.select_by
 
     def validate(parameters: dict) -> dict[str, float]:
@@ -270,12 +279,7 @@ def fit_cube(
             start.state,
             objective=(answer_from_pool if from_pool else answer_questions)(codec, config, mesh, jnp.asarray(train.answers)),
             optimizer=optimizer,
-            data={
-                "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
-                "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
-                "answer": train.answers,
-                **added._asdict(),
-            },
+            data=training_data(codec, train, base),
             config=config.training,
             key=start.key,
             validate=validate,
@@ -353,7 +357,7 @@ def judge_run(
         for name, baseline in baselines.items()
     }
     predictions["shuffled"] = BothSides(*(shuffled(side, seed=config.seed) for side in lattice))
-    ceiling = BothSides(*(np.asarray(codec.decode(codec.encode(jnp.asarray(side.answers)))) for side in (train, held_out)))
+    ceiling = BothSides(codec.reproduce(train.answers), codec.reproduce(held_out.answers))
     judged = judge(
         lattice,
         predictions,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -174,7 +173,7 @@ def figures(trial: Trial, workdir: Path) -> dict[str, float]:
     for name in MEASURES:
         found[f"best_baseline.validation_{name}"] = max(found[f"baselines.{b}.validation_{name}"] for b in baselines)
     text = np.concatenate(sides["validation"])
-    reproduced = np.asarray(codec.decode(codec.encode(jnp.asarray(text))))
+    reproduced = codec.reproduce(text)
     found["adapter.validation_reconstruction"] = float(np.mean(cosine_similarity(reproduced, text)))
     rows = read_metrics(workdir / METRICS)
     found |= recorded(rows, result.best.step or 0)

@@ -5,14 +5,13 @@ remain, the other pairs are divided anew, three times, into pairs to learn from,
 validation pairs judge.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.limit.cubes import train_cube
-from benchmarks.limit.linear import through_code, windowed_ridge
+from benchmarks.limit.linear import windowed_ridge
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
@@ -92,12 +91,13 @@ def _cube(corpus: Corpus, config: Config, sides: Sides) -> dict[str, float]:
 def data(corpus: Corpus, counts: tuple[int, ...]) -> Iterator[Row]:
     """How the similarity grows with the number of pairs that are learned from."""
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
+    divisions = corpus.sides()
     for count in counts:
         found = []
-        for sides in corpus.sides():
+        for sides in divisions:
             fewer = sides._replace(train=_first(sides.train, count))
             found.append(_cube(corpus, corpus.config, fewer) | _baselines(fewer, parameters))
-        yield {"pairs": min(count, len(corpus.sides()[0].train.questions)), **_mean(found)}
+        yield {"pairs": min(count, len(divisions[0].train.questions)), **_mean(found)}
 
 
 def capacity(corpus: Corpus, widths: tuple[int, ...]) -> Iterator[Row]:
@@ -111,17 +111,20 @@ def capacity(corpus: Corpus, widths: tuple[int, ...]) -> Iterator[Row]:
 
 def bottleneck(corpus: Corpus) -> Iterator[Row]:
     """What the best regression loses where its questions, or its answers, go through the 225 numbers of the code."""
-    for name, question, answer in (("nothing", 0, 0), ("questions", 1, 0), ("answers", 0, 1), ("both", 1, 1)):
+
+    def as_is(rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    def coded(rows: np.ndarray) -> np.ndarray:
+        return unit_rows(corpus.codec.reproduce(rows), "codes")
+
+    ways = {"nothing": (as_is, as_is), "questions": (coded, as_is), "answers": (as_is, coded), "both": (coded, coded)}
+    for name, (asked, answered) in ways.items():
         found = []
-        for train, chosen_on, judged_on in corpus.sides():
-
-            def seen(rows: np.ndarray, coded: int = question) -> np.ndarray:
-                return unit_rows(through_code(corpus.codec, rows), "codes") if coded else rows
-
-            train, chosen_on = (Pairs(seen(pairs.questions), pairs.answers) for pairs in (train, chosen_on))
+        for sides in corpus.sides():
+            train, chosen_on, judged_on = (Pairs(asked(pairs.questions), pairs.answers) for pairs in sides)
             best = ridge(train, chosen_on, "shared_ridge", shares=SHARES)
-            predicted = best.predict(seen(judged_on.questions))
-            found.append({"shared_ridge": _similarity(seen(predicted, answer), judged_on)})
+            found.append({"shared_ridge": _similarity(answered(best.predict(judged_on.questions)), judged_on)})
         yield {"through the code": name, **_mean(found)}
 
 
@@ -162,9 +165,3 @@ def optimisation(corpus: Corpus, variants: dict[str, dict]) -> Iterator[Row]:
     for name in ("mlp", "mlp_equal"):
         reached = _similarity(fitted[name].predict(taught[2].questions), taught[2])
         yield {"cube": f"none: {name}", "at the end": reached, "gap closed": (reached - start) / (1 - start)}
-
-
-def shortened(config: Config, steps: int, look: int) -> Config:
-    """The configuration with another number of training steps."""
-    training = dataclasses.replace(config.training, steps=steps, evaluate_every=look)
-    return dataclasses.replace(config, training=training)

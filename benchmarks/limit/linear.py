@@ -8,16 +8,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from lattice_jax.evaluation.baselines import PENALTIES, Pairs
 from lattice_jax.evaluation.similarity import cosine_similarity
 from lattice_jax.lattice.adapter import Codec
-
-
-def through_code(codec: Codec, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """What is left of embeddings once they went through the adapter's code."""
-    return np.asarray(codec.decode(codec.encode(jnp.asarray(embeddings, jnp.float32))))
 
 
 def window(side: int, radius: int) -> Bool[np.ndarray, "code code"]:

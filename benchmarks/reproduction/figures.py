@@ -7,14 +7,13 @@ the texts. Components are fitted on exactly the embeddings that the adapter is t
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.reproduction.texts import load
 from lattice_jax.config import Config
 from lattice_jax.evaluation.similarity import cosine_similarity, paired_difference
 from lattice_jax.experiment import fit_adapter
-from lattice_jax.lattice.adapter import Codec, PrincipalComponents, principal_components
+from lattice_jax.lattice.adapter import PrincipalComponents, principal_components
 
 GOAL = 0.95
 SHOWN_OF_TRAINING = 2000
@@ -31,7 +30,7 @@ def measure(config: Config, workdir: Path) -> dict:
     shown = text[np.random.default_rng(0).permutation(len(text))[:SHOWN_OF_TRAINING]]
 
     def figures(embeddings: np.ndarray) -> dict:
-        return compare(_through(codec, embeddings), components.reconstruct(embeddings), embeddings)
+        return compare(codec.reproduce(embeddings), components.reconstruct(embeddings), embeddings)
 
     spectrum = np.linalg.eigvalsh(np.cov(text.T.astype(np.float64)))
     return {
@@ -48,10 +47,6 @@ def measure(config: Config, workdir: Path) -> dict:
         "validation": {kind: figures(embeddings) for kind, embeddings in judged.validation.items()},
         "held_out": {kind: figures(embeddings) for kind, embeddings in judged.held_out.items()},
     }
-
-
-def _through(codec: Codec, embeddings: np.ndarray) -> np.ndarray:
-    return np.asarray(codec.decode(codec.encode(jnp.asarray(embeddings))))
 
 
 def compare(adapted: np.ndarray, projected: np.ndarray, embeddings: np.ndarray) -> dict:

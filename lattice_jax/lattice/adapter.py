@@ -113,6 +113,10 @@ class Codec(NamedTuple):
     def decode(self, codes: Float[Array, "batch code"]) -> Float[Array, "batch teacher"]:
         return _apply(self.adapter, self.parameters, codes * self.scale, "decode")
 
+    def reproduce(self, embeddings: Float[np.ndarray, "text teacher"]) -> Float[np.ndarray, "text teacher"]:
+        """What is left of embeddings once they went through the code."""
+        return np.asarray(self.decode(self.encode(jnp.asarray(embeddings))))
+
 
 def freeze(adapter: Adapter, parameters: dict, embeddings: Float[Array, "text teacher"]) -> Codec:
     """The adapter as a `Codec`, its scale taken from `embeddings`."""

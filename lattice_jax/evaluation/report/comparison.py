@@ -6,6 +6,7 @@ Contract: `comparison_sections` takes runs in the order in which they were named
 from collections.abc import Sequence
 from functools import partial
 
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.plots import FAINT, INK, curve, name_endings, series
 from lattice_jax.evaluation.report.drawing import CURVES, Panel, grid_lines, new_axes
 from lattice_jax.evaluation.report.record import Run, differing_settings
@@ -51,7 +52,7 @@ def comparison_sections(runs: Sequence[Run]) -> list[Section]:
         Section(
             "emergence",
             "Emergence",
-            panels=_overlaid(runs, {name: (name.removeprefix("emergence/").replace("_", " "), "value") for name in emergence}),
+            panels=_overlaid(runs, {name: (spelled(name.removeprefix("emergence/")), "value") for name in emergence}),
             absent="" if emergence else "None of these runs measured emergence while learning (--config.emergence.every=N).",
         ),
         Section(

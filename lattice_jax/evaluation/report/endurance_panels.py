@@ -60,7 +60,7 @@ def _in_turn(rounds: list[Mapping]):
     endings = []
     for name, colour in IN_TURN.items():
         axes.plot(before, [row[name] for row in rounds], color=colour, linewidth=2, marker="o", markersize=4)
-        endings.append((rounds[-1][name], "MRR" if name == "mrr" else name, colour, False))
+        endings.append((rounds[-1][name], spelled(name), colour, False))
     axes.set_xticks(before)
     axes.margins(x=0.02)
     grid_lines(axes)
