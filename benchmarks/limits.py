@@ -37,7 +37,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
 )
 from benchmarks.measure import machine  # noqa: E402
 from benchmarks.measure.report import markdown_table  # noqa: E402
-from lattice_jax import experiment  # noqa: E402
+from lattice_jax import adaptation  # noqa: E402
 from lattice_jax.commandline import clear_errors, load_config, use_devices  # noqa: E402
 from lattice_jax.config.overrides import with_settings  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
@@ -67,7 +67,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
     config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look})
     material = gather(config)
     with tempfile.TemporaryDirectory() as workdir:
-        return Corpus(name, config, material, experiment.fit_adapter(config, material, Path(workdir)))
+        return Corpus(name, config, material, adaptation.fit_adapter(config, material, Path(workdir)))
 
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 200, 50)

@@ -34,7 +34,7 @@ def make_respond(config: Config, codec: Codec, base: Base, parameters: dict, mes
     def answer(parameters: dict, questions: jax.Array, added: Offsets, start: State, horizon: jax.Array):
         answered = cube.answer(
             parameters,
-            codec.encode(questions),
+            codec.encode_questions(questions),
             key=jax.random.key(config.seed),
             config=config.lattice,
             sampled=sampled,

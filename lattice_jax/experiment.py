@@ -14,130 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lattice_jax.config import Config, OptimizerConfig, TrainingConfig
+from lattice_jax.config import Config, TrainingConfig
 from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
-from lattice_jax.evaluation.similarity import cosine_similarity, measure, nearest_answers, relative_spread
+from lattice_jax.evaluation.similarity import measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_components, principal_start
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
 from lattice_jax.material import Material
-from lattice_jax.stacking import Base, Offsets, fit_base, offsets
+from lattice_jax.stacking import Base, Offsets, fit_base
 from lattice_jax.training.alerts import DETECTORS
-from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
-from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state
+from lattice_jax.training.checkpoint import Checkpoints
+from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state, start_or_continue
 from lattice_jax.training.monitor import Monitor
-from lattice_jax.training.objectives import answer_from_pool, answer_questions, reproduce_embeddings
+from lattice_jax.training.objectives import answer_from_pool, answer_questions
 from lattice_jax.training.schedule import make_optimizer
 
 OnLook = Callable[[Mapping[str, float]], None]
 """Told the figures of every look at the validation pairs; may end the training by an exception."""
-
-
-def make_adapter(config: Config, material: Material) -> Adapter:
-    """The adapter between this teacher and this cube, without parameters."""
-    code = config.lattice.surface_size(config.lattice.input_face)
-    return Adapter(material.questions.shape[1], code, config.adapter.strategy)
-
-
-def load_adapter(config: Config, material: Material, workdir: Path) -> Codec:
-    """The frozen adapter of a run, from its folder."""
-    adapter = make_adapter(config, material)
-    text = np.concatenate(material.adapter_text())
-    template = abstract(adapter.init(jax.random.key(0), jnp.asarray(text[:1])))
-    return freeze(adapter, Checkpoints(workdir / "adapter").restore_best(template), jnp.asarray(text))
-
-
-def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
-    """Train the adapter to reproduce embeddings, keep the best on the validation text, and freeze it.
-
-    Goes on from what the run's folder holds of it, so an adapter that is finished is taken as it is.
-    """
-    settings, adapter = config.adapter, make_adapter(config, material)
-    pairs, sentences = material.adapter_text()
-    text, chosen_by = np.concatenate([pairs, sentences]), np.concatenate(material.pairs("validation"))
-    schedule = OptimizerConfig(settings.learning_rate, settings.learning_rate / 10, weight_decay=0.0)
-    optimizer = make_optimizer(schedule, settings.steps)
-    checkpoints = Checkpoints(workdir / "adapter")
-    start = start_or_continue(
-        checkpoints, lambda: initial_state(principal_start(adapter, text), optimizer), jax.random.key(config.seed)
-    )
-    reconstruct = jax.jit(adapter.apply)
-
-    def validate(parameters: dict) -> dict[str, float]:
-        reconstructed = np.asarray(reconstruct(parameters, chosen_by))
-        return {"validation_similarity": float(np.mean(cosine_similarity(reconstructed, chosen_by)))}
-
-    with Monitor(
-        checkpoints.directory,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        print_every=settings.steps,
-        resume_step=start.rows_kept,
-    ) as monitor:
-        result = fit(
-            start.state,
-            objective=reproduce_embeddings(adapter),
-            optimizer=optimizer,
-            data={"embedding": mixed_text(pairs, sentences, settings.pair_fraction)},
-            config=TrainingConfig(
-                steps=settings.steps,
-                batch_size=settings.batch_size,
-                evaluate_every=settings.evaluate_every,
-                patience=0,
-                checkpoint_every=settings.steps,
-            ),
-            key=start.key,
-            validate=validate,
-            selection="validation_similarity",
-            best=start.best,
-            checkpoints=checkpoints,
-            monitor=monitor,
-        )
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return freeze(adapter, result.params, jnp.asarray(text))
-
-
-def mixed_text(pairs: np.ndarray, sentences: np.ndarray, pair_fraction: float) -> np.ndarray:
-    """Rows of both, those of the pairs repeated until they are about `pair_fraction` of all; 1 takes the pairs alone."""
-    if pair_fraction == 1:
-        return pairs
-    repeats = max(1, round(pair_fraction / (1 - pair_fraction) * len(sentences) / len(pairs)))
-    return np.concatenate([np.tile(pairs, (repeats, 1)), sentences])
-
-
-class Start(NamedTuple):
-    """Where training begins: afresh, or where a checkpoint left it."""
-
-    state: TrainState
-    key: jax.Array
-    best: Best
-
-    @property
-    def rows_kept(self) -> int:
-        """The last step whose metrics stay: none of them for a run that begins afresh."""
-        return int(self.state.step) if self.best.step is not None else -1
-
-
-def start_or_continue(checkpoints: Checkpoints, fresh: Callable[[], TrainState], key: jax.Array) -> Start:
-    """The last checkpoint in the folder, or a fresh state where there is none."""
-    if checkpoints.latest is None:
-        return Start(fresh(), key, Best())
-    restored = checkpoints.restore(abstract(fresh()))
-    return Start(restored.state, restored.key, restored.best)
-
-
-def adapter_figures(config: Config, material: Material, codec: Codec) -> dict[str, float]:
-    """How well held-out embeddings survive the adapter, beside principal components of equal width on the same text."""
-    held_out = np.concatenate(material.pairs("held_out"))
-    fitted = principal_components(np.concatenate(material.adapter_text()), codec.adapter.code)
-    adapted = codec.reproduce(held_out)
-    return {
-        "adapter_reconstruction": float(np.mean(cosine_similarity(adapted, held_out))),
-        "pca_reconstruction": float(np.mean(cosine_similarity(fitted.reconstruct(held_out), held_out))),
-    }
 
 
 Predict = Callable[..., np.ndarray]
@@ -162,7 +57,7 @@ def make_predictor(
 
     @jax.jit
     def answer(parameters: dict, questions: jax.Array, added: Offsets, key: jax.Array) -> jax.Array:
-        codes = codec.encode(questions)
+        codes = codec.encode_questions(questions)
         answered = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh, read="output")
         return codec.decode(answered.vectors + added.shift) + added.remainder
 
@@ -203,7 +98,7 @@ def make_observer(config: Config, codec: Codec, questions: np.ndarray) -> Callab
     """Parameters to the cheap emergence metrics of a few questions, as `emergence/<metric>`."""
     lattice = plain(config.lattice)
     where = emergence.setting(lattice, config.emergence, config.seed)
-    codes = np.asarray(codec.encode(jnp.asarray(questions[: config.emergence.questions])))
+    codes = np.asarray(codec.encode_questions(jnp.asarray(questions[: config.emergence.questions])))
 
     def observe(parameters: dict) -> dict[str, float]:
         passes = trajectory(on_one_device(parameters, lattice), codes, lattice)
@@ -220,10 +115,10 @@ def answer_base(config: Config, material: Material) -> Base:
 def training_data(codec: Codec, train: Pairs, base: Base) -> dict[str, np.ndarray]:
     """What batches are drawn from, as `answer_questions` reads them, row by row."""
     return {
-        "question": np.asarray(codec.encode(jnp.asarray(train.questions))),
-        "target": np.asarray(codec.encode(jnp.asarray(train.answers))),
+        "question": np.asarray(codec.encode_questions(jnp.asarray(train.questions))),
+        "target": np.asarray(codec.encode_answers(jnp.asarray(train.answers))),
         "answer": train.answers,
-        **offsets(codec, train.questions, base.cross_fitted)._asdict(),
+        **base.training_offsets(codec, train.questions)._asdict(),
     }
 
 

@@ -91,14 +91,14 @@ def observe_run(config: Config, material: Material, codec: Codec, parameters: di
     questions = [material.corpus.pairs[row].question for row in asked.probed]
     topics = find_topics(material.questions[asked.probed], questions, settings.topics, config.seed)
 
-    def code(embeddings: np.ndarray, rows: list[int]) -> np.ndarray:
-        return np.asarray(codec.encode(jnp.asarray(embeddings[rows])))
+    def asked_of(rows: list[int]) -> np.ndarray:
+        return np.asarray(codec.encode_questions(jnp.asarray(material.questions[rows])))
 
     fitted = len(asked.fit)
     inputs = Inputs(
-        shown=code(material.questions, list(asked.shown)),
-        probed=code(material.questions, asked.probed),
-        answers=code(material.answers, asked.probed),
+        shown=asked_of(list(asked.shown)),
+        probed=asked_of(asked.probed),
+        answers=np.asarray(codec.encode_answers(jnp.asarray(material.answers[asked.probed]))),
         labels=topics.labels,
         division=Division(np.arange(fitted), np.arange(fitted, len(questions))),
     )

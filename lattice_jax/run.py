@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from lattice_jax import endurance, experiment, observation
+from lattice_jax import adaptation, endurance, experiment, observation
 from lattice_jax.commandline import read_config_record, record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -80,8 +80,8 @@ def train(
         material = _gather(config, console)
     console.print("Training the adapter")
     with _timed(seconds, "adapter"):
-        codec = experiment.fit_adapter(config, material, workdir)
-        adapter_figures = experiment.adapter_figures(config, material, codec)
+        codec = adaptation.fit_adapter(config, material, workdir)
+        adapter_figures = adaptation.adapter_figures(config, material, codec)
     console.print(
         "Adapter, held-out reconstruction: {adapter_reconstruction:.3f} (principal components of equal width: "
         "{pca_reconstruction:.3f})".format(**adapter_figures)
@@ -236,7 +236,7 @@ def _load(workdir: Path, console: Console):
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
-    codec, base = experiment.load_adapter(config, material, workdir), experiment.answer_base(config, material)
+    codec, base = adaptation.load_adapter(config, material, workdir), experiment.answer_base(config, material)
     return config, material, codec, base, parameters, mesh
 
 

@@ -3,7 +3,7 @@
 Contract: a base maps questions to answers, in the teacher's space, by what was fitted on the training pairs alone. The cube
 works in the adapter's code, so a base becomes two offsets: `shift`, added to the cube's output, and `remainder`, added to what
 is decoded from the sum, the part of the base that the code can't hold. An untrained cube hands its input on and so answers the
-base, exactly.
+base, exactly; one around 'beyond_code' has the second offset alone.
 
 A regression knows the training answers better than any others, so while the cube learns each training pair is answered by a
 regression of the other folds (stacked generalisation, Wolpert 1992): it then lacks there what it lacks on new questions.
@@ -35,10 +35,20 @@ class Base(NamedTuple):
     """Questions to answers; None where the cube's output is decoded as it is."""
     cross_fitted: Float[np.ndarray, "n teacher"] | None = None
     """Answers to the training questions, none of them fitted on its own pair."""
+    shifts: bool = True
+    """Whether the base is added to the cube's output, too, or only what of it the code can't hold."""
 
     def offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
         """What turns the cube's output for any questions into a change of this base."""
-        return offsets(codec, questions, None if self.predict is None else self.predict(questions))
+        return self._offsets(codec, questions, None if self.predict is None else self.predict(questions))
+
+    def training_offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
+        """The same for the training questions, by what was not fitted on them."""
+        return self._offsets(codec, questions, self.cross_fitted)
+
+    def _offsets(self, codec: Codec, questions: np.ndarray, wanted: np.ndarray | None) -> Offsets:
+        shift, remainder = offsets(codec, questions, wanted)
+        return Offsets(shift if self.shifts else np.zeros_like(shift), remainder)
 
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
@@ -59,9 +69,10 @@ def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int
             return mean_answer + config.share * (questions - mean_question)
 
         return _of_length(length, shrunken, shrunken(train.questions))
-    shares = SHARES if config.around == "shared_ridge" else (config.share,)
+    shares = (config.share,) if config.around == "ridge" else SHARES
     chosen = ridge(train, validation, config.around, shares=shares)
-    return _of_length(length, chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
+    found = _of_length(length, chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
+    return found._replace(shifts=config.around != "beyond_code")
 
 
 def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, "n teacher"]) -> Base:
@@ -88,6 +99,6 @@ def offsets(codec: Codec, questions: Float[np.ndarray, "n teacher"], base: np.nd
     if base is None:
         return Offsets(np.zeros((len(questions), codec.adapter.code), np.float32), np.zeros_like(questions, np.float32))
     wanted = base.astype(np.float32)
-    code = np.asarray(codec.encode(jnp.asarray(wanted)))
-    shift = code - np.asarray(codec.encode(jnp.asarray(questions)))
+    code = np.asarray(codec.encode_answers(jnp.asarray(wanted)))
+    shift = code - np.asarray(codec.encode_questions(jnp.asarray(questions)))
     return Offsets(shift, wanted - np.asarray(codec.decode(jnp.asarray(code))))

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from lattice_jax import experiment
+from lattice_jax import adaptation, experiment
 from lattice_jax.commandline import record_config, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -73,7 +73,8 @@ class Shared:
             copy_adapter(workdir / "adapter", self._adapter(config))
 
     def _adapter(self, config: Config) -> Path:
-        faces = config.lattice.surface_size(config.lattice.input_face)
+        lattice = config.lattice
+        faces = f"{lattice.input_face}-{lattice.output_face}-{lattice.surface_size(lattice.input_face)}"
         return self._adapters / f"{_key(config, 'corpus', 'teacher', 'adapter', 'seed')}-{faces}"
 
 
@@ -129,7 +130,7 @@ def train(
         shared.lend_adapter(config, workdir)
     elif not (workdir / "adapter").exists():
         copy_adapter(adapter / "adapter", workdir / "adapter")
-    codec = experiment.fit_adapter(config, material, workdir)
+    codec = adaptation.fit_adapter(config, material, workdir)
     if adapter is None:
         shared.keep_adapter(config, workdir)
     if start is not None:

@@ -147,7 +147,7 @@ def test_every_strategy_learns_to_reproduce_real_embeddings(strategy):
 def test_a_frozen_codec_has_codes_of_unit_mean_square_and_decodes_as_the_adapter_does(strategy):
     adapter, parameters = start(strategy)
     codec = freeze(adapter, parameters, jnp.asarray(TEXT))
-    codes = codec.encode(jnp.asarray(TEXT))
+    codes = codec.encode_questions(jnp.asarray(TEXT))
     assert codes.shape == (200, CODE)
     assert float(jnp.mean(jnp.square(codes))) == pytest.approx(1.0, rel=1e-4)
     np.testing.assert_allclose(codec.decode(codes), reproduced(adapter, parameters), atol=1e-4)

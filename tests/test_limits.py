@@ -36,7 +36,7 @@ def test_a_window_as_large_as_the_face_is_the_regression_of_the_whole_code(pairs
     train, validation = pairs
     adapter, text = Adapter(384, 16, "linear"), np.concatenate(train)
     codec = freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
-    coded = [np.asarray(codec.encode(jnp.asarray(rows))) for rows in (*train, validation.questions)]
+    coded = [np.asarray(codec.encode_questions(jnp.asarray(rows))) for rows in (*train, validation.questions)]
     expected = codec.decode(jnp.asarray(fit_ridge(Pairs(*coded[:2]), 50 / 100, share=0.0)(coded[2])))
     found = windowed_ridge(train, validation, codec, 3, penalties=np.array([1.0]))(validation.questions)
     np.testing.assert_allclose(found, expected, atol=1e-4)

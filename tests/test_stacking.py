@@ -59,10 +59,22 @@ def test_an_untrained_cube_answers_the_base(pairs, codec, around):
     assert np.min(cosine_similarity(predicted, expected)) > 0.999
 
 
+def test_beyond_the_code_the_cube_gets_what_no_code_can_hold_and_nothing_else(pairs, codec):
+    around, whole = base(pairs, "beyond_code"), base(pairs, "shared_ridge")
+    for ask in (Base.offsets, Base.training_offsets):
+        added, of_whole = (ask(one, codec, pairs[0].questions) for one in (around, whole))
+        assert not added.shift.any()
+        assert of_whole.shift.any()
+        np.testing.assert_array_equal(added.remainder, of_whole.remainder)
+    said = np.asarray(codec.decode(codec.encode_answers(jnp.asarray(whole.predict(pairs[1].questions), jnp.float32))))
+    beyond = around.offsets(codec, pairs[1].questions).remainder
+    np.testing.assert_allclose(said + beyond, whole.predict(pairs[1].questions), atol=1e-5)
+
+
 def test_offsets_turn_the_handed_on_question_into_the_base(pairs, codec):
     questions, wanted = pairs[1].questions, 3 * pairs[1].answers
     added = offsets(codec, questions, wanted)
-    answered = codec.decode(codec.encode(jnp.asarray(questions)) + added.shift) + added.remainder
+    answered = codec.decode(codec.encode_questions(jnp.asarray(questions)) + added.shift) + added.remainder
     np.testing.assert_allclose(answered, wanted, atol=1e-5)
 
 
@@ -82,13 +94,13 @@ def test_a_shared_ridge_is_the_baseline_of_that_name(pairs):
 def test_the_surface_loss_of_a_regression_is_at_rest_where_its_answers_are(pairs, codec):
     """Squared error and cosine agree on a base at its own length; at unit length they part, and the one spoils the other."""
     validation, chosen = pairs[1], base(pairs, "ridge", share=0.0)
-    target = np.asarray(codec.encode(jnp.asarray(validation.answers)))
+    target = np.asarray(codec.encode_answers(jnp.asarray(validation.answers)))
 
     def error(stretch: float) -> float:
         predicted = chosen.predict(validation.questions)
         stretched = predicted * (1 - stretch + stretch / np.linalg.norm(predicted, axis=1, keepdims=True))
         added = offsets(codec, validation.questions, stretched)
-        answered = np.asarray(codec.encode(jnp.asarray(validation.questions))) + added.shift
+        answered = np.asarray(codec.encode_questions(jnp.asarray(validation.questions))) + added.shift
         return float(np.mean(np.square(answered - target)))
 
     assert error(0.0) < error(1.0)

@@ -39,7 +39,8 @@ def codec() -> Codec:
 
 @functools.cache
 def batch() -> dict[str, jax.Array]:
-    return {"question": codec().encode(QUESTIONS), "target": codec().encode(ANSWERS), "answer": jnp.asarray(ANSWERS)}
+    codes = {"question": codec().encode_questions(QUESTIONS), "target": codec().encode_answers(ANSWERS)}
+    return codes | {"answer": jnp.asarray(ANSWERS)}
 
 
 @functools.cache

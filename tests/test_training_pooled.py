@@ -43,7 +43,7 @@ def codec() -> Codec:
 
 @functools.cache
 def data() -> dict[str, np.ndarray]:
-    codes = {"question": np.asarray(codec().encode(QUESTIONS)), "target": np.asarray(codec().encode(ANSWERS))}
+    codes = {"question": np.asarray(codec().encode_questions(QUESTIONS)), "target": np.asarray(codec().encode_answers(ANSWERS))}
     return codes | {"answer": ANSWERS}
 
 

@@ -29,10 +29,10 @@ def windowed_ridge(
     Codes come and go by the adapter; what the code can't hold of an answer is missing.
     """
 
-    def coded(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(codec.encode(jnp.asarray(rows, jnp.float32)))
+    def asked_of(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(codec.encode_questions(jnp.asarray(rows, jnp.float32)))
 
-    questions, answers = (coded(rows) for rows in train)
+    questions, answers = asked_of(train.questions), np.asarray(codec.encode_answers(jnp.asarray(train.answers, jnp.float32)))
     sees = window(round(np.sqrt(answers.shape[1])), radius)
     centre, mean = questions.mean(0), answers.mean(0)
     centred = questions - centre
@@ -44,7 +44,7 @@ def windowed_ridge(
             seen = np.flatnonzero(sees[:, to])
             kernel = square[np.ix_(seen, seen)] + penalty * np.eye(len(seen))
             weights[seen, to] = np.linalg.solve(kernel, product[seen, to])
-        return lambda asked: np.asarray(codec.decode(jnp.asarray(mean + (coded(asked) - centre) @ weights, jnp.float32)))
+        return lambda asked: np.asarray(codec.decode(jnp.asarray(mean + (asked_of(asked) - centre) @ weights, jnp.float32)))
 
     # A code's numbers have a mean square of 1 where an embedding's have one over its dimension.
     predictors = [fitted(penalty * len(questions) / 100) for penalty in penalties]

@@ -70,8 +70,8 @@ def make_batch(text: Text, size: int, seed: int) -> dict[str, np.ndarray]:
     """One batch of the cube's objective, with pairs more than once where there are fewer than `size`."""
     rows = batch_indices(jax.random.key(seed), 0, samples=len(text.questions), batch_size=size)
     questions, answers = text.questions[rows], text.answers[rows]
-    question, target = (np.asarray(text.codec.encode(jnp.asarray(values))) for values in (questions, answers))
-    return {"question": question, "target": target, "answer": answers}
+    question, target = text.codec.encode_questions(jnp.asarray(questions)), text.codec.encode_answers(jnp.asarray(answers))
+    return {"question": np.asarray(question), "target": np.asarray(target), "answer": answers}
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.reproduction.texts import load
+from lattice_jax.adaptation import fit_adapter
 from lattice_jax.config import Config
 from lattice_jax.evaluation.similarity import cosine_similarity, paired_difference
-from lattice_jax.experiment import fit_adapter
 from lattice_jax.lattice.adapter import PrincipalComponents, principal_components
 
 GOAL = 0.95

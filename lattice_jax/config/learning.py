@@ -61,6 +61,10 @@ class AdapterConfig:
     pair_fraction: float = 0.25
     """Share of every batch drawn from the training pairs, the rest from the unlabelled sentences."""
     evaluate_every: int = 50
+    layout: Literal["principal", "aligned"] = "principal"
+    """What lies where on the faces: 'principal' as the adapter gives it; 'aligned' turns the codes of questions and of answers,
+    each its own way, so that the best regression between them joins each place of the input face to the same place of the
+    output face alone, the strongest in the middle. What such a map needs is then near; no cell must hear of the whole face."""
 
     def __post_init__(self):
         require_kinds(self, "adapter.")
@@ -100,8 +104,9 @@ class LossConfig:
 class AnswerConfig:
     """How the cube's output becomes the answer."""
 
-    around: Literal["nothing", "question", "shrunken_question", "ridge", "shared_ridge"] = "nothing"
-    """What the cube's answer is a change of: 'nothing' decodes its output as it is; otherwise the untrained cube answers the
+    around: Literal["nothing", "question", "shrunken_question", "ridge", "shared_ridge", "beyond_code"] = "nothing"
+    """What the cube's answer is a change of: 'nothing' decodes its output as it is; 'beyond_code' adds to that only what of the
+    best ridge regression's answer no code can hold, and leaves the rest to the cube; otherwise the untrained cube answers the
     question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression around `share`
     of the question says, or one around the share that the validation pairs choose, and learns what that lacks."""
     share: float = 0.7

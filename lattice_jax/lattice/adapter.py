@@ -3,6 +3,7 @@
 Contract: `encode` maps [batch, teacher] to [batch, code], `decode` back; both are linen methods of one `Adapter`, so one
 parameter tree holds both. It is trained to reproduce embeddings before the cube learns, then frozen in a `Codec`: targets that
 move with the model collapse. `principal_start` gives start values near principal component analysis, the linear optimum.
+A codec may turn the code, otherwise for questions than for answers, before it lies on a face (`Turns`).
 """
 
 from typing import NamedTuple, cast
@@ -100,22 +101,41 @@ def _apply(adapter: Adapter, parameters: dict, values: Array | np.ndarray, metho
     return cast(Array, adapter.apply(parameters, values, method=method))
 
 
+class Turns(NamedTuple):
+    """Orthogonal matrices from the adapter's code to the numbers on the two faces; what a code holds, its face holds."""
+
+    question: Float[Array, "code code"]
+    answer: Float[Array, "code code"]
+
+
 class Codec(NamedTuple):
     """A frozen adapter: embeddings <-> vectors whose numbers have a mean square of 1 over the text that it was trained on."""
 
     adapter: Adapter
     parameters: dict
     scale: float
+    turns: Turns | None = None
+    """How codes lie on the faces; as the adapter gives them where None."""
 
-    def encode(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
-        return _apply(self.adapter, self.parameters, embeddings, "encode") / self.scale
+    def encode_questions(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
+        """What the input face is shown."""
+        return self._encode(embeddings) if self.turns is None else self._encode(embeddings) @ self.turns.question
+
+    def encode_answers(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
+        """What the output face should show."""
+        return self._encode(embeddings) if self.turns is None else self._encode(embeddings) @ self.turns.answer
 
     def decode(self, codes: Float[Array, "batch code"]) -> Float[Array, "batch teacher"]:
-        return _apply(self.adapter, self.parameters, codes * self.scale, "decode")
+        """The embeddings that the output face's numbers mean."""
+        turned = codes if self.turns is None else codes @ self.turns.answer.T
+        return _apply(self.adapter, self.parameters, turned * self.scale, "decode")
 
     def reproduce(self, embeddings: Float[np.ndarray, "text teacher"]) -> Float[np.ndarray, "text teacher"]:
         """What is left of embeddings once they went through the code."""
-        return np.asarray(self.decode(self.encode(jnp.asarray(embeddings))))
+        return np.asarray(self.decode(self.encode_answers(jnp.asarray(embeddings))))
+
+    def _encode(self, embeddings: Float[Array, "batch teacher"]) -> Float[Array, "batch code"]:
+        return _apply(self.adapter, self.parameters, embeddings, "encode") / self.scale
 
 
 def freeze(adapter: Adapter, parameters: dict, embeddings: Float[Array, "text teacher"]) -> Codec:

@@ -5,7 +5,8 @@ last, so `vector_to_face` and `face_to_vector` are each other's inverse. No cell
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from lattice_jax.config import Face, GridConfig
 
@@ -34,6 +35,14 @@ def vector_to_face(vectors: Float[Array, "batch size"], face: Face, grid: GridCo
 def face_to_vector(values: Float[Array, "d h w batch channel"]) -> Float[Array, "batch size"]:
     """The inverse of `vector_to_face`."""
     return jnp.moveaxis(values, 3, 0).reshape(values.shape[3], -1)
+
+
+def from_centre(face: Face, grid: GridConfig, channels: int) -> Int[np.ndarray, " size"]:
+    """The places of a face's vector in the order of their cells' distance from its centre, ring by ring."""
+    extent = [size for axis, size in enumerate(face_shape(face, grid)) if axis != AXIS[face]]
+    away = np.indices(extent).reshape(2, -1) - (np.array(extent)[:, None] - 1) / 2
+    cells = np.lexsort((np.arctan2(*away), np.abs(away).max(0)))
+    return (cells[:, None] * channels + np.arange(channels)).ravel()
 
 
 def take_face(field: Float[Array, "depth height width *rest"], face: Face, grid: GridConfig) -> Float[Array, "d h w *rest"]:

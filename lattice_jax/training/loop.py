@@ -215,6 +215,27 @@ class Interruption:
         os.write(sys.stderr.fileno(), b"\nStopping after this step; once more stops at once, without saving.\n")
 
 
+class Start(NamedTuple):
+    """Where training begins: afresh, or where a checkpoint left it."""
+
+    state: TrainState
+    key: jax.Array
+    best: Best
+
+    @property
+    def rows_kept(self) -> int:
+        """The last step whose metrics stay: none of them for a run that begins afresh."""
+        return int(self.state.step) if self.best.step is not None else -1
+
+
+def start_or_continue(checkpoints: Checkpoints, fresh: Callable[[], TrainState], key: jax.Array) -> Start:
+    """The last checkpoint in the folder, or a fresh state where there is none."""
+    if checkpoints.latest is None:
+        return Start(fresh(), key, Best())
+    restored = checkpoints.restore(abstract(fresh()))
+    return Start(restored.state, restored.key, restored.best)
+
+
 class _DeviceCopy:
     """Keeps the best parameters in device memory, for runs without checkpoints."""
 
