@@ -1,8 +1,10 @@
 """The record of a run and what is shown of it."""
 
 import io
+import itertools
 import json
 import math
+import time
 
 import pytest
 from rich.console import Console
@@ -118,6 +120,14 @@ def test_without_a_terminal_one_line_a_look(tmp_path):
     assert len(lines) == 2
     assert lines[0].startswith("step 20/40  loss 0.0500  similarity 0.5000  validation 0.4000")
     assert lines[0].endswith("samples/s")
+
+
+def test_the_rate_shown_at_a_look_is_not_that_of_the_step_which_waited_for_it(tmp_path, monkeypatch):
+    output, seconds = io.StringIO(), itertools.chain(range(20), [100, 101])
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
+    with monitor(tmp_path, console=Console(file=output, width=120)) as recorder:
+        fill(recorder, 1, 20)
+    assert output.getvalue().splitlines()[0].endswith("  8.0 samples/s")
 
 
 def test_terminal_shows_progress_and_is_restored_after_an_error(tmp_path):

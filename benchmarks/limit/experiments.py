@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.limit.cubes import train_cube
 from benchmarks.limit.linear import windowed_ridge
+from lattice_jax.alignment import align
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
@@ -129,12 +130,22 @@ def bottleneck(corpus: Corpus) -> Iterator[Row]:
 
 
 def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
-    """What a linear map of the code does where each number of the answer sees the question's within a radius alone."""
+    """What a linear map of the code does where each number of the answer sees the question's within a radius alone.
+
+    On faces as the adapter gives them, and on aligned ones.
+    """
+    divisions = [
+        (
+            sides,
+            {"principal": corpus.codec, "aligned": align(corpus.codec, sides.train, sides.chosen_on, corpus.config.lattice)},
+        )
+        for sides in corpus.sides()
+    ]
     for radius in radii:
         found = []
-        for train, chosen_on, judged_on in corpus.sides():
-            predict = windowed_ridge(train, chosen_on, corpus.codec, radius)
-            found.append({"ridge of the code": _similarity(predict(judged_on.questions), judged_on)})
+        for (train, chosen_on, judged_on), layouts in divisions:
+            predict = {name: windowed_ridge(train, chosen_on, codec, radius) for name, codec in layouts.items()}
+            found.append({name: _similarity(predict[name](judged_on.questions), judged_on) for name in layouts})
         yield {"radius": radius, **_mean(found)}
 
 

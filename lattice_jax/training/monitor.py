@@ -14,6 +14,7 @@ import resource
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from lattice_jax.training.alerts import Alert, Detector, NonFinite, Watch
 METRICS = "metrics.jsonl"
 ALERTS = "alerts.jsonl"
 _SHOWN = {"loss": "loss", "similarity": "similarity", "validation_similarity": "validation"}
+_STEPS_OF_RATE = 20
+"""Steps whose median rate is shown: the last one alone, at a look, waited for the validation pairs."""
 
 
 class Monitor:
@@ -53,6 +56,7 @@ class Monitor:
         self._steps, self._batch_size, self._print_every, self._resume_step = steps, batch_size, print_every, resume_step
         self._console = console or Console()
         self._shown: dict[str, float] = {}
+        self._rates: deque[float] = deque(maxlen=_STEPS_OF_RATE)
         self._watch = Watch(detectors or {})
         self._process = psutil.Process()
 
@@ -99,12 +103,13 @@ class Monitor:
         timing = {"seconds": now - self._last_time, "memory_bytes": self._process.memory_info().rss}
         if "loss" in metrics:
             timing["samples_per_second"] = self._batch_size / timing["seconds"]
+            self._rates.append(timing["samples_per_second"])
         self._last_time = now
         row = {"step": step, **metrics, "timing": timing}
         self._rows.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        self._show(step, {**metrics, **timing})
+        self._show(step, metrics)
         for alert in self._watch.see(row):
             self._alert(alert)
 
@@ -118,8 +123,8 @@ class Monitor:
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         self._shown.update(values)
         parts = [f"{label} {self._shown[name]:.4f}" for name, label in _SHOWN.items() if name in self._shown]
-        if "samples_per_second" in self._shown:
-            parts.append(f"{self._shown['samples_per_second']:.1f} samples/s")
+        if self._rates:
+            parts.append(f"{statistics.median(self._rates):.1f} samples/s")
         line = "  ".join(parts)
         self._progress.update(self._task, completed=step, description=line)
         if not self._console.is_terminal and (step % self._print_every == 0 or step == self._steps):
