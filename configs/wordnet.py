@@ -2,7 +2,7 @@
 
 bin/train --config configs/wordnet.py --seeds 0 1 2 3 4
 
-Needs Debian's package wordnet-base. The faces are aligned, so that what the best regression needs is near; the cube learns all of
+Needs Debian's wordnet-base. The faces are aligned, so that what the best regression needs is near; the cube learns all of
 that map and what lies beyond it. Learning rate, lattice steps, noise at the start and number of steps were chosen by the
 validation pairs.
 """
