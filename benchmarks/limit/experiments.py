@@ -16,6 +16,7 @@ from lattice_jax.alignment import align
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
@@ -24,6 +25,7 @@ from lattice_jax.material import Material
 Row = dict[str, float | str]
 
 DIVISIONS = (0, 1, 2)
+LAYOUTS = ("principal", "aligned")
 CHOSEN_ON, JUDGED_ON = 12, 24
 OPERATIONS = 1e13
 """At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
@@ -80,8 +82,14 @@ def _baselines(sides: Sides, parameters: int) -> dict[str, float]:
     return {name: _similarity(fitted[name].predict(sides.judged_on.questions), sides.judged_on) for name in shown}
 
 
+def _laid_out(corpus: Corpus, sides: Sides, layout: str) -> Codec:
+    """The codec with faces laid out by these pairs, whatever others the corpus has."""
+    plain = corpus.codec._replace(turns=None)
+    return plain if layout == "principal" else align(plain, sides.train, sides.chosen_on, corpus.config.lattice)
+
+
 def _cube(corpus: Corpus, config: Config, sides: Sides) -> dict[str, float]:
-    trained = train_cube(config, corpus.codec, sides.train, sides.chosen_on)
+    trained = train_cube(config, _laid_out(corpus, sides, config.adapter.layout), sides.train, sides.chosen_on)
     return {
         "cube": _similarity(trained.predict(sides.judged_on.questions), sides.judged_on),
         "cube, training": trained.looks[trained.best]["train"],
@@ -149,22 +157,22 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
         yield {"radius": radius, **_mean(found)}
 
 
-def optimisation(corpus: Corpus, variants: dict[str, dict]) -> Iterator[Row]:
+def optimisation(corpus: Corpus) -> Iterator[Row]:
     """How well a cube learns a map that it can be, and that is free of noise: the answers of the ridge regression.
 
-    It begins at the question itself; `gap closed` is the share of the way from there to the regression's answers.
+    Principal and aligned faces; `gap closed` is the share of the way from the question itself to the regression's answers. MLPs
+    get as many operations as one lattice step of the cube takes.
     """
     sides = corpus.sides()[0]
     teacher = ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,))
-    taught = [Pairs(pairs.questions, unit_rows(teacher.predict(pairs.questions), "answers")) for pairs in sides]
-    start = _similarity(taught[2].questions, taught[2])
-    for name, settings in variants.items():
-        config = with_settings(corpus.config, {"answer.around": "question", **settings})
-        trained = train_cube(config, corpus.codec, taught[0], taught[1])
+    taught = Sides(*(Pairs(pairs.questions, unit_rows(teacher.predict(pairs.questions), "answers")) for pairs in sides))
+    start = _similarity(taught.judged_on.questions, taught.judged_on)
+    for layout in LAYOUTS:
+        trained = train_cube(corpus.config, _laid_out(corpus, taught, layout), taught.train, taught.chosen_on)
         reached = trained.looks[trained.best]["validation"]
         yield {
-            "cube": name,
-            "steps": config.training.steps,
+            "learner": f"cube, {layout} faces",
+            "steps": corpus.config.training.steps,
             "at the start": trained.looks[0]["validation"],
             "at the end": reached,
             "gap closed": (reached - start) / (1 - start),
@@ -172,7 +180,7 @@ def optimisation(corpus: Corpus, variants: dict[str, dict]) -> Iterator[Row]:
         }
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     budget = 6 * parameters * corpus.config.training.batch_size * corpus.config.training.steps
-    fitted = fit_baselines(taught[0], taught[1], parameters=parameters, operation_budget=float(budget))
+    fitted = fit_baselines(taught.train, taught.chosen_on, parameters=parameters, operation_budget=float(budget))
     for name in ("mlp", "mlp_equal"):
-        reached = _similarity(fitted[name].predict(taught[2].questions), taught[2])
-        yield {"cube": f"none: {name}", "at the end": reached, "gap closed": (reached - start) / (1 - start)}
+        reached = _similarity(fitted[name].predict(taught.judged_on.questions), taught.judged_on)
+        yield {"learner": spelled(name), "at the end": reached, "gap closed": (reached - start) / (1 - start)}

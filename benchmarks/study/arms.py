@@ -50,6 +50,7 @@ ARMS = (
     Arm("losses", "without-surface", {"loss.surface_reconstruction": 0.0}),
     Arm("losses", "with-contrast", {"loss.contrastive": 0.1}),
     Arm("pool", "pool", {"pool.size": 64}),
+    Arm("faces", "aligned-faces", {"adapter.layout": "aligned"}),
 )
 
 

@@ -123,7 +123,8 @@ def vanishing_gradient(history: History) -> Finding | None:
     smallest = min(norms[layer] for layer in vanished)
     return Finding(
         f"the gradient vanishes in {_layers(vanished)}: {smallest:.1e} where the largest layer has {largest:.1e}",
-        "raise --config.lattice.update.step_size, or lower --config.lattice.steps towards those that are needed (--describe)",
+        "raise --config.lattice.update.step_size, or lower --config.lattice.steps towards those that are needed (--describe); "
+        "from a start at which cells add nothing (lattice.cell.candidate_scale 0) it passes once they do",
     )
 
 
