@@ -142,13 +142,7 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
 
     On faces as the adapter gives them, and on aligned ones.
     """
-    divisions = [
-        (
-            sides,
-            {"principal": corpus.codec, "aligned": align(corpus.codec, sides.train, sides.chosen_on, corpus.config.lattice)},
-        )
-        for sides in corpus.sides()
-    ]
+    divisions = [(sides, {name: _laid_out(corpus, sides, name) for name in LAYOUTS}) for sides in corpus.sides()]
     for radius in radii:
         found = []
         for (train, chosen_on, judged_on), layouts in divisions:
