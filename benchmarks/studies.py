@@ -58,7 +58,7 @@ class Studies:
 
 def chosen(only: tuple[str, ...]) -> list[Arm]:
     """The arms that are asked for, the reference first."""
-    known = {arm.name for arm in ARMS} | {arm.study for arm in ARMS}
+    known = {REFERENCE.name} | {arm.name for arm in ARMS} | {arm.study for arm in ARMS}
     if unknown := set(only) - known:
         raise InputError(
             f"no study or arm is called {sorted(unknown)}", expected=", ".join(sorted(known)), fix="correct --only"
