@@ -49,7 +49,7 @@ def test_gains_are_paired_with_the_reference():
     assert [gain["value"], *gain["interval"]] == pytest.approx([0.1] * 3)
     page = markdown(rows, "python benchmarks/studies.py")
     assert "+0.100 [+0.100, +0.100]" in page
-    assert "| other | 0.5 (+2.0) |" in page
+    assert "| coherence | 0.5 (+2.0) | 0.5 (+2.0) |" in page
 
 
 def test_emergence_is_the_mean_over_runs_of_what_all_have():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study.arms import REFERENCE, Arm
+from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import paired_difference
 
 
@@ -86,15 +87,22 @@ def markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
             f"{row['seconds'] / 60:.1f}",
         ]
         lines.append(f"| {' | '.join(figures)} |")
-    baselines = ", ".join(f"{name} {one['similarity']:.3f} / {one['mrr']:.3f}" for name, one in rows[0]["baselines"].items())
+    baselines = ", ".join(
+        f"{spelled(name)} {one['similarity']:.3f} / {one['mrr']:.3f}" for name, one in rows[0]["baselines"].items()
+    )
     lines += ["", f"Baselines on the same held-out pairs, similarity / MRR: {baselines}.", ""]
     metrics = list(dict.fromkeys(name for row in rows for name in row["emergence"]))
     if metrics:
-        lines += ["Emergence, value (z against its null model):", "", "| arm | " + " | ".join(metrics) + " |"]
-        lines += ["|---|" + "---:|" * len(metrics)]
-        for row in rows:
-            cells = [_emerged(row["emergence"].get(name)) for name in metrics]
-            lines.append(f"| {row['arm']} | " + " | ".join(cells) + " |")
+        arms = " | ".join(row["arm"] for row in rows)
+        lines += [
+            "Emergence, value (z against its null model; against untrained cubes it rests on a few that may hardly differ):",
+            "",
+            f"| metric | {arms} |",
+            "|---|" + "---:|" * len(rows),
+        ]
+        for name in metrics:
+            cells = [_emerged(row["emergence"].get(name)) for row in rows]
+            lines.append(f"| {spelled(name)} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join([*lines, f"`{command}`", ""])
 
