@@ -65,7 +65,9 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
     config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look})
     material = gather(config)
     with tempfile.TemporaryDirectory() as workdir:
-        return Corpus(name, config, material, adaptation.fit_adapter(config, material, Path(workdir)))
+        # Every experiment lays out the faces itself, by the pairs that it learns from.
+        plain = with_settings(config, {"adapter.layout": "principal"})
+        return Corpus(name, config, material, adaptation.fit_adapter(plain, material, Path(workdir)))
 
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 600, 100)

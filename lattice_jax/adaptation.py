@@ -85,10 +85,10 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
         )
     if result.interrupted:
         raise KeyboardInterrupt
-    return lay_out(freeze(adapter, result.params, jnp.asarray(text)), config, material, workdir)
+    return _laid_out(freeze(adapter, result.params, jnp.asarray(text)), config, material, workdir)
 
 
-def lay_out(codec: Codec, config: Config, material: Material, workdir: Path) -> Codec:
+def _laid_out(codec: Codec, config: Config, material: Material, workdir: Path) -> Codec:
     """The codec with its numbers where `adapter.layout` puts them: as the run's folder says, or found now and kept there."""
     if config.adapter.layout == "principal":
         return codec

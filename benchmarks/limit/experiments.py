@@ -46,6 +46,7 @@ class Corpus(NamedTuple):
     config: Config
     material: Material
     codec: Codec
+    """With principal faces."""
 
     def sides(self) -> list[Sides]:
         """One division of a large corpus, several of a small one."""
@@ -83,8 +84,8 @@ def _baselines(sides: Sides, parameters: int) -> dict[str, float]:
 
 
 def _laid_out(corpus: Corpus, sides: Sides, layout: str) -> Codec:
-    """The codec with faces laid out by these pairs, whatever others the corpus has."""
-    plain = corpus.codec._replace(turns=None)
+    """The codec with faces laid out by these pairs alone."""
+    plain = corpus.codec
     return plain if layout == "principal" else align(plain, sides.train, sides.chosen_on, corpus.config.lattice)
 
 
