@@ -20,12 +20,16 @@ WIDE = with_cell(SMALL, visible=16, memory=16, hidden=40, perception="moore")
 """Channels that fill whole vectors, a hidden width that leaves a remainder."""
 GROUPED = with_cell(SMALL, visible=32, memory=32, hidden=64, gate="moore")
 """Widths that divide the groups in which blocks of neighbours are read."""
+BROAD = with_cell(SMALL, visible=16, memory=16, hidden=256, gate="moore")
+"""A hidden width of several such groups."""
 PERIODIC = dataclasses.replace(SMALL, walls="periodic")
 
 CASES = {
     **{walls: (dataclasses.replace(SMALL, walls=walls), 2) for walls in WALLS},
-    "channels of whole vectors, rows of every tile": (WIDE, 13),
+    "channels of whole vectors, rows of every tile": (WIDE, 15),
+    "rows of tiles of six, four and one": (WIDE, 11),
     "channels of whole groups": (GROUPED, 9),
+    "hidden rows of several groups": (BROAD, 3),
     "one sample": (GROUPED, 1),
     "samples that fill more than a vector": (WIDE, 18),
     "gradients at every firing": (dataclasses.replace(WIDE, remat="never", weight_gradients="immediate"), 3),

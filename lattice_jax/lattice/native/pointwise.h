@@ -88,17 +88,19 @@ typedef struct {
   const float *block, *weights, *upcoming;
 } Neighbour;
 
-/* Blocks are read through in groups of eight vectors, in the order in which they lie in memory. */
+/* Blocks are read through in groups of eight vectors, in the order in which they lie in memory: a group is some whole rows, or
+   a row some whole groups. */
 enum { GROUP = 8 * LANES };
 
-static inline int divides_a_group(long width) { return width % LANES == 0 && GROUP % width == 0; }
+static inline int fits_groups(long width) { return width % LANES == 0 && (GROUP % width == 0 || width % GROUP == 0); }
 
 /* out[r][i] = (accumulate ? out : 0) + sum over neighbours of weights[i] * block[r][i]. */
 static inline void neighbour_sum(long rows, long width, long count, const Neighbour* around, float* out, int accumulate) {
   const long size = rows * width;
   if (accumulate && count == 0) return;
   long start = 0;
-  for (; divides_a_group(width) && start + GROUP <= size; start += GROUP) {
+  for (; fits_groups(width) && start + GROUP <= size; start += GROUP) {
+    const long column = start % width;
     Vector sum[8];
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) sum[q] = accumulate ? load(out + start + q * LANES) : (Vector){0};
@@ -106,7 +108,7 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
       const float *weights = around[k].weights, *block = around[k].block + start, *upcoming = around[k].upcoming + start;
 #pragma GCC unroll 8
       for (int q = 0; q < 8; q++) {
-        sum[q] += load(weights + (q * LANES) % width) * load(block + q * LANES);
+        sum[q] += load(weights + (column + q * LANES) % width) * load(block + q * LANES);
         __builtin_prefetch(upcoming + q * LANES, 0, 2);
       }
     }
@@ -123,19 +125,19 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
 
 /* sum[i] += sum over rows of gradient[r][i] * block[r][i]: what one neighbour's weights are to change by. */
 static inline void neighbour_product(long rows, long width, const float* gradient, const float* block, float* restrict sum) {
-  const long size = rows * width;
-  long start = 0;
-  if (divides_a_group(width) && size >= GROUP) {
+  const long size = rows * width, span = width > GROUP ? width : GROUP; /* from a group to the next one of its columns */
+  const long grouped = fits_groups(width) ? size / span * span : 0;
+  for (long column = 0; column < span && grouped; column += GROUP) {
     Vector part[8] = {{0}};
-    for (; start + GROUP <= size; start += GROUP)
+    for (long start = column; start < grouped; start += span)
 #pragma GCC unroll 8
       for (int q = 0; q < 8; q++) part[q] += load(gradient + start + q * LANES) * load(block + start + q * LANES);
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) {
-      float* to = sum + (q * LANES) % width;
+      float* to = sum + (column + q * LANES) % width;
       store(to, load(to) + part[q]);
     }
   }
-  for (; start < size; start += width)
+  for (long start = grouped; start < size; start += width)
     for (long i = 0; i < width; i++) sum[i] += gradient[start + i] * block[start + i];
 }

@@ -2,13 +2,19 @@
 
    Contract: `multiply` computes C = start + A B for row-major B and C and any strides of A, so the same tile serves
    values x kernel, kernel x transposed gradient, and the weight gradient, values^T x gradient. Any sizes; widths that are
-   multiples of 32 run at the machine's rate, remainders in narrower tiles. */
+   multiples of two vectors run at the machine's rate, remainders in narrower tiles. */
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 16, TILE_ROWS = 8 };
+/* Vectors as wide as the registers, and as many rows of two in a tile as they have room for beside its operands: wider vectors
+   than a processor has are taken apart by way of memory, at a tenth of the speed. */
+#ifdef __AVX512F__
+enum { LANES = 16, STAGES = 4, TILE_ROWS = 8 };
+#else
+enum { LANES = 8, STAGES = 3, TILE_ROWS = 6 };
+#endif
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Half __attribute__((vector_size(2 * LANES)));
@@ -43,10 +49,10 @@ static inline __attribute__((always_inline)) void transpose_tile(const float* fr
 #pragma GCC unroll 16
   for (int r = 0; r < LANES; r++) rows[r] = r < rows_in ? load(from + r * from_row) : (Vector){0};
 #pragma GCC unroll 4
-  for (int stage = 0; stage < 4; stage++)
+  for (int stage = 1; stage <= STAGES; stage++)
 #pragma GCC unroll 16
     for (int r = 0; r < LANES; r++)
-      if (!(r & (8 >> stage))) exchange(&rows[r], &rows[r + (8 >> stage)], 8 >> stage);
+      if (!(r & (LANES >> stage))) exchange(&rows[r], &rows[r + (LANES >> stage)], LANES >> stage);
 #pragma GCC unroll 16
   for (int r = 0; r < LANES; r++)
     if (r < rows_out) store(to + r * to_row, rows[r]);
@@ -138,10 +144,12 @@ static inline __attribute__((always_inline)) void strip(Tile* compute, const int
                                                         const float* b, long b_row, float* c, long c_row, const float* bias,
                                                         int accumulate, Upcoming* upcoming) {
   long r = 0;
-  for (; r + 8 <= rows; r += 8, a.values += 8 * a.row, c += 8 * c_row)
-    compute(8, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+  for (; r + TILE_ROWS <= rows; r += TILE_ROWS, a.values += TILE_ROWS * a.row, c += TILE_ROWS * c_row)
+    compute(TILE_ROWS, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
   for (; r + 4 <= rows; r += 4, a.values += 4 * a.row, c += 4 * c_row)
     compute(4, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
+  for (; r + 2 <= rows; r += 2, a.values += 2 * a.row, c += 2 * c_row)
+    compute(2, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
   for (; r < rows; r++, a.values += a.row, c += c_row)
     compute(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
 }
