@@ -59,24 +59,24 @@ def test_ridge_equals_the_normal_equations(divided, penalty):
     x, y = train.questions - centre, train.answers - mean
     weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
     expected = (held_out.questions - centre) @ weights + mean
-    np.testing.assert_allclose(ridge_solver(train)(penalty)(held_out.questions), expected, atol=1e-9)
+    np.testing.assert_allclose(ridge_solver(train)(penalty, 0.0)(held_out.questions), expected, atol=1e-9)
 
 
 def test_ridge_with_a_huge_penalty_is_the_mean_answer(divided):
     train, _, held_out = divided
-    predicted = ridge_solver(train)(1e12)(held_out.questions)
+    predicted = ridge_solver(train)(1e12, 0.0)(held_out.questions)
     np.testing.assert_allclose(predicted, np.broadcast_to(train.answers.mean(axis=0), predicted.shape), atol=1e-9)
 
 
 def test_ridge_with_a_tiny_penalty_reproduces_the_training_answers(divided):
     train, _, _ = divided
-    np.testing.assert_allclose(ridge_solver(train)(1e-9)(train.questions), train.answers, atol=1e-5)
+    np.testing.assert_allclose(ridge_solver(train)(1e-9, 0.0)(train.questions), train.answers, atol=1e-5)
 
 
 def test_the_penalty_is_the_best_on_validation(divided, fitted):
     train, validation, _ = divided
     solve = ridge_solver(train)
-    by_penalty = [cosine_similarity(solve(p)(validation.questions), validation.answers).mean() for p in module.PENALTIES]
+    by_penalty = [cosine_similarity(solve(p, 0.0)(validation.questions), validation.answers).mean() for p in module.PENALTIES]
     assert 0 < np.argmax(by_penalty) < len(module.PENALTIES) - 1
     assert fitted["ridge"].choices["penalty"] == module.PENALTIES[np.argmax(by_penalty)]
 
@@ -84,7 +84,7 @@ def test_the_penalty_is_the_best_on_validation(divided, fitted):
 def test_residual_ridge_adds_the_predicted_difference_to_the_question(divided, fitted):
     train, _, held_out = divided
     difference = ridge_solver(Pairs(train.questions, train.answers - train.questions))
-    expected = held_out.questions + difference(fitted["residual_ridge"].choices["penalty"])(held_out.questions)
+    expected = held_out.questions + difference(fitted["residual_ridge"].choices["penalty"], 0.0)(held_out.questions)
     np.testing.assert_allclose(fitted["residual_ridge"].predict(held_out.questions), expected, atol=1e-9)
 
 
@@ -92,7 +92,7 @@ def test_shared_ridge_adds_to_the_share_that_validation_chooses(divided, fitted)
     train, validation, held_out = divided
     share, penalty = (fitted["shared_ridge"].choices[name] for name in ("share", "penalty"))
     added = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
-    expected = share * held_out.questions + added(penalty)(held_out.questions)
+    expected = share * held_out.questions + added(penalty, 0.0)(held_out.questions)
     np.testing.assert_allclose(fitted["shared_ridge"].predict(held_out.questions), expected, atol=1e-9)
     for other in module.SHARES:
         predicted = fit_ridge(train, penalty, share=other)(validation.questions)

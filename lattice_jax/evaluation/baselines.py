@@ -84,13 +84,13 @@ def fit_baselines(
         Pairs(unit_rows(pairs.questions, f"the {name} questions"), unit_rows(pairs.answers, f"the {name} answers"))
         for name, pairs in (("training", train), ("validation", validation))
     )
-    mean_answer = train.answers.mean(axis=0)
+    mean_answer, regression = train.answers.mean(axis=0), ridge_solver(train)
     fitted = (
         _judged("question", lambda questions: questions, {}, validation),
         _judged("mean_answer", lambda questions: np.tile(mean_answer, (len(questions), 1)), {}, validation),
-        ridge(train, validation, "ridge", shares=(0.0,)),
-        ridge(train, validation, "residual_ridge", shares=(1.0,)),
-        ridge(train, validation, "shared_ridge", shares=SHARES),
+        _best_ridge(regression, validation, "ridge", (0.0,)),
+        _best_ridge(regression, validation, "residual_ridge", (1.0,)),
+        _best_ridge(regression, validation, "shared_ridge", SHARES),
         mlp := _perceptron(train, validation, HIDDEN_WIDTH, budget, forms=("plain", "residual"), key=key),
     )
     equal = _perceptron(
@@ -125,26 +125,31 @@ def shuffled(predicted: Float[np.ndarray, "n d"], *, seed: int) -> Float[np.ndar
     return predicted[order]
 
 
-def ridge_solver(train: Pairs) -> Callable[[float], Predict]:
-    """The ridge predictor of every penalty from one factorisation; the intercept is not penalised.
+Solve = Callable[[float, float], Predict]
+"""(penalty, share of the question that the regression is fitted around) -> predictor."""
+
+
+def ridge_solver(train: Pairs) -> Solve:
+    """The ridge predictor of every penalty and share from one factorisation; the intercept is not penalised.
 
     With centred questions X = U S V' and centred answers Y, W = V S/(S^2 + penalty) U'Y (Hastie, Tibshirani and Friedman 2009,
-    section 3.4.1, for many outputs).
+    section 3.4.1, for many outputs). Around a share of the question Y is what the answers have more than that.
     """
     mean_question, mean_answer = train.questions.mean(axis=0), train.answers.mean(axis=0)
     left, singular, right = np.linalg.svd(train.questions - mean_question, full_matrices=False)
-    projected = left.T @ (train.answers - mean_answer)
+    projected_answers, projected_questions = left.T @ (train.answers - mean_answer), singular[:, None] * right
 
-    def solve(penalty: float) -> Predict:
-        weights = (singular / (singular**2 + penalty))[:, None] * projected
-        return lambda questions: mean_answer + (questions - mean_question) @ right.T @ weights
+    def solve(penalty: float, share: float) -> Predict:
+        weights = (singular / (singular**2 + penalty))[:, None] * (projected_answers - share * projected_questions)
+        start = mean_answer - share * mean_question
+        return lambda questions: share * questions + start + (questions - mean_question) @ right.T @ weights
 
     return solve
 
 
 def fit_ridge(train: Pairs, penalty: float, *, share: float) -> Predict:
     """Ridge regression at one penalty, of what is to be added to a share of the question: 0 is the answer itself."""
-    return _ridge_predictors(train, share)(penalty)
+    return ridge_solver(train)(penalty, share)
 
 
 def ridge(train: Pairs, validation: Pairs, name: str, *, shares: Sequence[float]) -> Baseline:
@@ -152,23 +157,16 @@ def ridge(train: Pairs, validation: Pairs, name: str, *, shares: Sequence[float]
 
     A large penalty shrinks the answer towards the mean answer at share 0, towards the question plus a constant at 1.
     """
-    predictors = {share: _ridge_predictors(train, share) for share in shares}
+    return _best_ridge(ridge_solver(train), validation, name, shares)
+
+
+def _best_ridge(solve: Solve, validation: Pairs, name: str, shares: Sequence[float]) -> Baseline:
     fitted = (
-        _judged(name, predictor(penalty), {"penalty": float(penalty), "share": share}, validation)
-        for share, predictor in predictors.items()
+        _judged(name, solve(penalty, share), {"penalty": float(penalty), "share": share}, validation)
+        for share in shares
         for penalty in PENALTIES
     )
     return max(fitted, key=lambda baseline: baseline.validation_similarity)
-
-
-def _ridge_predictors(train: Pairs, share: float) -> Callable[[float], Predict]:
-    solve = ridge_solver(Pairs(train.questions, train.answers - share * train.questions))
-
-    def predictor(penalty: float) -> Predict:
-        linear = solve(penalty)
-        return lambda questions: share * questions + linear(questions)
-
-    return predictor
 
 
 def _judged(name: str, predict: Predict, choices: dict[str, float | str], validation: Pairs) -> Baseline:
