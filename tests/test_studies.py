@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,6 +13,7 @@ from benchmarks.study.arms import ARMS, REFERENCE, Arm, arm_config  # noqa: E402
 from benchmarks.study.table import emergence, gather, markdown  # noqa: E402
 from lattice_jax.commandline import load_config  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
+from lattice_jax.lattice.emergence import nulls  # noqa: E402
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -25,7 +27,11 @@ def test_an_arm_that_names_no_setting_is_refused():
         arm_config(load_config(ROOT / "configs" / "phase3.py"), Arm("x", "y", {"lattice.step": 3}))
 
 
-RUN = {"parameters": 3, "seconds": 60.0}
+RUN = {"parameters": 3}
+
+
+def compared(value: float, *draws: float) -> dict:
+    return nulls.compare(value, draws)._asdict()
 
 
 def figures(*similarities: float) -> dict:
@@ -43,26 +49,40 @@ def figures(*similarities: float) -> dict:
 def test_gains_are_paired_with_the_reference():
     """A constant gain has an interval of no width, however much the pairs differ."""
     found = {REFERENCE.name: figures(0.1, 0.9, 0.4), "other": figures(0.2, 1.0, 0.5)}
-    runs = [{"parameters": 3, "seconds": 60.0, "emergence": {"coherence": {"value": 0.5, "z": 2.0}}}]
+    runs = [RUN | {"emergence": {"coherence": compared(5.0, 0.0, 2.0, 4.0)}}]
     rows = gather([REFERENCE, Arm("x", "other")], found, dict.fromkeys(found, runs))
     gain = rows[1]["gain_over_reference"]["similarity"]
     assert [gain["value"], *gain["interval"]] == pytest.approx([0.1] * 3)
     page = markdown(rows, "python benchmarks/studies.py")
     assert "+0.100 [+0.100, +0.100]" in page
-    assert "| coherence | 0.5 (+2.0) | 0.5 (+2.0) |" in page
+    assert "| coherence | 5 (+1.5) | 5 (+1.5) |" in page
 
 
 def test_emergence_is_the_mean_over_runs_of_what_all_have():
     runs = [
-        {"emergence": {"a": {"value": 1.0, "z": 2.0}, "b": {"value": 0, "z": 0}}},
-        {"emergence": {"a": {"value": 3.0, "z": 4.0}}},
+        {"emergence": {"a": compared(1.0, 0.0, 1.0), "b": compared(0.0, 1.0, 2.0)}},
+        {"emergence": {"a": compared(3.0, 2.0, 4.0)}},
     ]
-    assert emergence(runs) == {"a": {"value": 2.0, "z": 3.0}}
+    found = emergence(runs)
+    assert found.keys() == {"a"}
+    assert found["a"]["value"] == 2.0
     assert emergence([{}]) == {}
 
 
+def test_the_spread_of_the_null_models_is_that_of_all_runs():
+    """Two cubes that hardly differ by chance would make any value a wonder; the draws of the other run tell how they differ."""
+    draws = [[0.5, 0.5 + 1e-7], [5.2, 5.9, 5.4]]
+    rows = [{"emergence": {"a": compared(value, *of_run)}} for value, of_run in zip((1.5, 6.5), draws, strict=True)]
+    about_their_own = np.concatenate([np.array(of_run) - np.mean(of_run) for of_run in draws])
+    deviation = np.sqrt(np.sum(about_their_own**2) / 3)
+    found = emergence(rows)["a"]
+    assert found == pytest.approx({"value": 4.0, "null": 3.0, "z": 1.0 / deviation})
+    assert rows[0]["emergence"]["a"]["z"] > 1e6
+    assert found["z"] < 5
+
+
 def test_a_metric_whose_null_model_never_varied_has_no_z():
-    runs = [{"emergence": {"a": {"value": 1.0, "z": None}}}, {"emergence": {"a": {"value": 3.0, "z": 4.0}}}]
-    assert emergence(runs) == {"a": {"value": 2.0, "z": None}}
+    runs = [{"emergence": {"a": compared(1.0, 2.0, 2.0)}}, {"emergence": {"a": compared(3.0, 2.0, 2.0)}}]
+    assert emergence(runs) == {"a": {"value": 2.0, "null": 2.0, "z": None}}
     found = dict.fromkeys([REFERENCE.name], figures(0.1, 0.2))
     assert "| 2 (no null) |" in markdown(gather([REFERENCE], found, {REFERENCE.name: [one | RUN for one in runs]}), "")

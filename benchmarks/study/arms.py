@@ -57,7 +57,7 @@ ARMS = (
 OBSERVED = {
     "emergence.every": 0,
     "emergence.probe_questions": 60,
-    "emergence.untrained_cubes": 2,
+    "emergence.untrained_cubes": 3,
     "emergence.exponent_steps": 16,
     "pool.questions": 0,
 }

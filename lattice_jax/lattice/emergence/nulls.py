@@ -27,9 +27,16 @@ class Comparison(NamedTuple):
 def compare(value: float, draws: Sequence[float]) -> Comparison:
     """A value held against at least two draws of its null model; z is the standard score (no unit, any number)."""
     null, deviation = float(np.mean(draws)), float(np.std(draws, ddof=1))
-    # Equal draws may differ in their last bit, and a deviation of rounding errors is none.
+    return Comparison(value, null, deviation, standard_score(value, null, deviation), len(draws))
+
+
+def standard_score(value: float, null: float, deviation: float) -> float | None:
+    """(value - null) / deviation; None where the null model's draws do not vary.
+
+    Equal draws may differ in their last bit, and a deviation of rounding errors is none.
+    """
     varies = deviation > 1e-9 * max(abs(null), abs(value), 1e-30)
-    return Comparison(value, null, deviation, (value - null) / deviation if varies else None, len(draws))
+    return (value - null) / deviation if varies else None
 
 
 def shuffled_cells(
