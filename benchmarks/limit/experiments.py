@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.limit.cubes import train_cube
+from benchmarks.limit.cubes import Trained, train_cube
 from benchmarks.limit.linear import windowed_ridge
 from lattice_jax.alignment import align
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
-from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_baselines, ridge
+from lattice_jax.evaluation.baselines import Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.names import spelled
-from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows
+from lattice_jax.evaluation.similarity import cosine_similarity, measure, unit_rows
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material
@@ -89,8 +89,12 @@ def _laid_out(corpus: Corpus, sides: Sides, layout: str) -> Codec:
     return plain if layout == "principal" else align(plain, sides.train, sides.chosen_on, corpus.config.lattice)
 
 
+def _trained(corpus: Corpus, config: Config, sides: Sides) -> Trained:
+    return train_cube(config, _laid_out(corpus, sides, config.adapter.layout), sides.train, sides.chosen_on)
+
+
 def _cube(corpus: Corpus, config: Config, sides: Sides) -> dict[str, float]:
-    trained = train_cube(config, _laid_out(corpus, sides, config.adapter.layout), sides.train, sides.chosen_on)
+    trained = _trained(corpus, config, sides)
     return {
         "cube": _similarity(trained.predict(sides.judged_on.questions), sides.judged_on),
         "cube, training": trained.looks[trained.best]["train"],
@@ -120,7 +124,7 @@ def capacity(corpus: Corpus, widths: tuple[int, ...]) -> Iterator[Row]:
 
 
 def bottleneck(corpus: Corpus) -> Iterator[Row]:
-    """What the best regression loses where its questions, or its answers, go through the 225 numbers of the code."""
+    """What regression and MLPs lose where their questions, or their answers, go through the code."""
 
     def as_is(rows: np.ndarray) -> np.ndarray:
         return rows
@@ -128,13 +132,15 @@ def bottleneck(corpus: Corpus) -> Iterator[Row]:
     def coded(rows: np.ndarray) -> np.ndarray:
         return unit_rows(corpus.codec.reproduce(rows), "codes")
 
+    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     ways = {"nothing": (as_is, as_is), "questions": (coded, as_is), "answers": (as_is, coded), "both": (coded, coded)}
     for name, (asked, answered) in ways.items():
         found = []
         for sides in corpus.sides():
             train, chosen_on, judged_on = (Pairs(asked(pairs.questions), pairs.answers) for pairs in sides)
-            best = ridge(train, chosen_on, "shared_ridge", shares=SHARES)
-            found.append({"shared_ridge": _similarity(answered(best.predict(judged_on.questions)), judged_on)})
+            fitted = fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)
+            shown = {name: fitted[name].predict(judged_on.questions) for name in ("shared_ridge", "mlp", "mlp_equal")}
+            found.append({name: _similarity(answered(predicted), judged_on) for name, predicted in shown.items()})
         yield {"through the code": name, **_mean(found)}
 
 
@@ -150,6 +156,32 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
             predict = {name: windowed_ridge(train, chosen_on, codec, radius) for name, codec in layouts.items()}
             found.append({name: _similarity(predict[name](judged_on.questions), judged_on) for name in layouts})
         yield {"radius": radius, **_mean(found)}
+
+
+def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float, ...]) -> Iterator[Row]:
+    """What similarity and the mean reciprocal rank cost each other.
+
+    A ridge regression with more and more of the question added, and cubes that learn with more and more of the contrastive
+    loss; each is chosen by similarity.
+    """
+    divisions = corpus.sides()
+    regressions = [ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,)) for sides in divisions]
+    for share in shares:
+        asked = [sides.judged_on.questions for sides in divisions]
+        told = [
+            regression.predict(questions) + share * questions for regression, questions in zip(regressions, asked, strict=True)
+        ]
+        yield {"answer": f"ridge + {share:g} question", **_both_measures(told, divisions)}
+    yield {"answer": "question", **_both_measures([sides.judged_on.questions for sides in divisions], divisions)}
+    for contrast in contrasts:
+        config = with_settings(corpus.config, {"loss.contrastive": contrast})
+        told = [_trained(corpus, config, sides).predict(sides.judged_on.questions) for sides in divisions]
+        yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(told, divisions)}
+
+
+def _both_measures(told: list[np.ndarray], divisions: list[Sides]) -> dict[str, float]:
+    measured = [measure(told_of, sides.judged_on.answers) for told_of, sides in zip(told, divisions, strict=True)]
+    return _mean([{"similarity": one.similarity.value, "mrr": one.mrr.value} for one in measured])
 
 
 def optimisation(corpus: Corpus) -> Iterator[Row]:
