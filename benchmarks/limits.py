@@ -73,7 +73,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 600, 100)
 chatterbot = partial(corpus, "chatterbot", 120, 20)
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+ADDED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "bottleneck-hundred": ("Regression and MLPs through the code, 'hundred'", lambda: bottleneck(hundred())),
     "bottleneck-chatterbot": ("Regression and MLPs through the code, chatterbot", lambda: bottleneck(chatterbot())),
@@ -87,9 +87,9 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),
     "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 32, 64))),
-    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), SHARES, (0.0, 0.03, 0.1, 0.3))),
-    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), SHARES, (0.0, 0.03, 0.1))),
-    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), SHARES, (0.0, 0.01, 0.03))),
+    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), ADDED, (0.0, 0.03, 0.1, 0.3))),
+    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), ADDED, (0.0, 0.03, 0.1))),
+    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), ADDED, (0.0, 0.01, 0.03))),
 }
 
 

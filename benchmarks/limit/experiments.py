@@ -5,7 +5,7 @@ remain, the other pairs are divided anew, three times, into pairs to learn from,
 validation pairs judge.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.names import spelled
-from lattice_jax.evaluation.similarity import cosine_similarity, measure, unit_rows
+from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material
@@ -132,15 +132,25 @@ def bottleneck(corpus: Corpus) -> Iterator[Row]:
     def coded(rows: np.ndarray) -> np.ndarray:
         return unit_rows(corpus.codec.reproduce(rows), "codes")
 
-    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
-    ways = {"nothing": (as_is, as_is), "questions": (coded, as_is), "answers": (as_is, coded), "both": (coded, coded)}
-    for name, (asked, answered) in ways.items():
+    divisions, parameters = corpus.sides(), cube.parameter_counts(corpus.config.lattice)["total"]
+
+    def told(asked: Callable[[np.ndarray], np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """By division, what each learner answers that is asked, and was taught, by questions of this form."""
         found = []
-        for sides in corpus.sides():
+        for sides in divisions:
             train, chosen_on, judged_on = (Pairs(asked(pairs.questions), pairs.answers) for pairs in sides)
             fitted = fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)
-            shown = {name: fitted[name].predict(judged_on.questions) for name in ("shared_ridge", "mlp", "mlp_equal")}
-            found.append({name: _similarity(answered(predicted), judged_on) for name, predicted in shown.items()})
+            shown = ("shared_ridge", "mlp", "mlp_equal")
+            found.append({learner: fitted[learner].predict(judged_on.questions) for learner in shown})
+        return found
+
+    plain, through = told(as_is), told(coded)
+    ways = {"nothing": (plain, as_is), "questions": (through, as_is), "answers": (plain, coded), "both": (through, coded)}
+    for name, (of_divisions, answered) in ways.items():
+        found = [
+            {learner: _similarity(answered(predicted), sides.judged_on) for learner, predicted in learners.items()}
+            for learners, sides in zip(of_divisions, divisions, strict=True)
+        ]
         yield {"through the code": name, **_mean(found)}
 
 
@@ -165,14 +175,13 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
     loss; each is chosen by similarity.
     """
     divisions = corpus.sides()
+    questions = [sides.judged_on.questions for sides in divisions]
     regressions = [ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,)) for sides in divisions]
+    linear = [regression.predict(asked) for regression, asked in zip(regressions, questions, strict=True)]
     for share in shares:
-        asked = [sides.judged_on.questions for sides in divisions]
-        told = [
-            regression.predict(questions) + share * questions for regression, questions in zip(regressions, asked, strict=True)
-        ]
+        told = [answer + share * asked for answer, asked in zip(linear, questions, strict=True)]
         yield {"answer": f"ridge + {share:g} question", **_both_measures(told, divisions)}
-    yield {"answer": "question", **_both_measures([sides.judged_on.questions for sides in divisions], divisions)}
+    yield {"answer": "question", **_both_measures(questions, divisions)}
     for contrast in contrasts:
         config = with_settings(corpus.config, {"loss.contrastive": contrast})
         told = [_trained(corpus, config, sides).predict(sides.judged_on.questions) for sides in divisions]
@@ -180,8 +189,8 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
 
 
 def _both_measures(told: list[np.ndarray], divisions: list[Sides]) -> dict[str, float]:
-    measured = [measure(told_of, sides.judged_on.answers) for told_of, sides in zip(told, divisions, strict=True)]
-    return _mean([{"similarity": one.similarity.value, "mrr": one.mrr.value} for one in measured])
+    means = [score_pairs(of_one, sides.judged_on.answers).mean(axis=0) for of_one, sides in zip(told, divisions, strict=True)]
+    return _mean([{name: row[MEASURES.index(name)] for name in ("similarity", "mrr")} for row in means])
 
 
 def optimisation(corpus: Corpus) -> Iterator[Row]:
