@@ -83,8 +83,6 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
             checkpoints=checkpoints,
             monitor=monitor,
         )
-    if result.interrupted:
-        raise KeyboardInterrupt
     return _laid_out(freeze(adapter, result.params, jnp.asarray(text)), config, material, workdir)
 
 

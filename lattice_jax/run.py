@@ -34,7 +34,7 @@ from lattice_jax.material import Material, gather
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.checkpoint import Checkpoints, abstract
-from lattice_jax.training.loop import FitResult
+from lattice_jax.training.loop import FitResult, Interrupted
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
 
 SUMMARY = "summary.json"
@@ -89,10 +89,11 @@ def train(
     console.print("Training the cube")
     with _timed(seconds, "training"):
         base = experiment.answer_base(config, material)
-        result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
-    if result.interrupted:
-        console.print(f"Saved at step {result.step}; go on with --resume --workdir {workdir}")
-        raise KeyboardInterrupt
+        try:
+            result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
+        except Interrupted as stopped:
+            console.print(f"Saved at step {stopped.step}; go on with --resume --workdir {workdir}")
+            raise
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
         judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations, fit)

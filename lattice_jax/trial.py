@@ -137,8 +137,6 @@ def train(
         _begin_from(start, config, workdir, mesh)
     base = experiment.answer_base(config, material)
     result = experiment.fit_cube(config, material, codec, base, workdir, mesh, on_look)
-    if result.interrupted:
-        raise KeyboardInterrupt
     return Trial(config, material, codec, base, result, time.perf_counter() - began)
 
 

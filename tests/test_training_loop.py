@@ -127,7 +127,6 @@ def test_learns_and_returns_the_best():
     assert looks[-1] > 0.8 > looks[0]
     assert result.best == (110, looks[-1], 0)
     assert not result.stopped_early
-    assert not result.interrupted
     assert float(task.similarity(result.params, held_out)) == looks[-1]
 
 

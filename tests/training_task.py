@@ -15,7 +15,7 @@ import numpy as np
 
 from lattice_jax.config import OptimizerConfig, TrainingConfig
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
-from lattice_jax.training.loop import FitResult, fit, initial_state
+from lattice_jax.training.loop import FitResult, Interrupted, fit, initial_state
 from lattice_jax.training.monitor import Monitor
 from lattice_jax.training.schedule import make_optimizer
 
@@ -100,5 +100,8 @@ if __name__ == "__main__":
     parser.add_argument("workdir")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
-    result = run(arguments.workdir, resume=arguments.resume)
-    print(json.dumps({"step": result.step, "interrupted": result.interrupted, "best": result.best._asdict()}))
+    try:
+        result = run(arguments.workdir, resume=arguments.resume)
+        print(json.dumps({"step": result.step, "best": result.best._asdict()}))
+    except Interrupted as stopped:
+        print(json.dumps({"step": stopped.step, "interrupted": str(stopped)}))

@@ -61,6 +61,4 @@ def train_cube(config: Config, codec: Codec, train: Pairs, validation: Pairs) ->
         validate=validate,
         selection="validation",
     )
-    if result.interrupted:
-        raise KeyboardInterrupt
     return Trained(lambda questions: predict(result.params, questions), looks)

@@ -69,9 +69,16 @@ class FitResult(NamedTuple):
     best: Best
     step: int
     stopped_early: bool
-    interrupted: bool
     checkpoint: Receipt | None
     """The last checkpoint, with its size and the seconds it took."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training ended at a signal, after a whole step; where there are checkpoints, that step is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"interrupted after step {step}")
+        self.step = step
 
 
 class NonFiniteLoss(NonFinite):
@@ -261,11 +268,12 @@ def fit(
     monitor: Monitor | None = None,
     gradient_metrics: GradientMetrics | None = None,
 ) -> FitResult:
-    """Trains from `state.step` to `config.steps`, or until patience is spent or Ctrl-C; returns the best parameters.
+    """Trains from `state.step` to `config.steps`, or until patience is spent; returns the best parameters.
 
     `data` is gathered on the host, by samples along the leading axis. `validate` is asked before the first step, every
     `evaluate_every` steps and at the last; its figure `selection` (higher is better) chooses the best. To resume, pass state,
-    key and best of `Checkpoints.restore`. `state` is donated. Raises `NonFiniteLoss` and leaves the last checkpoint as it was.
+    key and best of `Checkpoints.restore`. `state` is donated. Raises `NonFiniteLoss` and leaves the last checkpoint as it was;
+    raises `Interrupted`, with the step saved, after Ctrl-C.
     """
     order_key, step_key = jax.random.split(key)
     samples = len(next(iter(data.values())))
@@ -310,10 +318,12 @@ def fit(
             record(step, fetch(step, pending))
         if checkpoints and checkpoints.latest != step:
             receipt = checkpoints.save(step, state, key=key, best=best)
+    if interruption.requested:
+        raise Interrupted(step)
     template = abstract(state.params)
     del state  # room for the best parameters
     params = keeper.restore_best(template, best.step)
-    return FitResult(params, best, step, best.patience_spent(config.patience), interruption.requested, receipt)
+    return FitResult(params, best, step, best.patience_spent(config.patience), receipt)
 
 
 def _fetch(step: int, metrics: Mapping[str, Any], *, checkpoints: Checkpoints | None) -> dict[str, float]:
