@@ -97,6 +97,7 @@ BAD = [
     (TrainingConfig, "training", "batch_size", 0),
     (TrainingConfig, "training", "evaluate_every", 0),
     (TrainingConfig, "training", "checkpoint_every", 0),
+    (TrainingConfig, "training", "question_noise", -0.1),
     (TrainingConfig, "training", "patience", -1),
     (EvaluationConfig, "evaluation", "bootstrap_samples", 99),
     (EvaluationConfig, "evaluation", "confidence", 1.0),

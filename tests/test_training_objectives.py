@@ -10,11 +10,20 @@ import optax
 import pytest
 from small_cube import quick_jit, real_embeddings
 
-from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, LossConfig, UpdateConfig
+from lattice_jax.config import (
+    AnswerConfig,
+    CellConfig,
+    Config,
+    GridConfig,
+    LatticeConfig,
+    LossConfig,
+    TrainingConfig,
+    UpdateConfig,
+)
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.training import losses
-from lattice_jax.training.objectives import answer_questions, reproduce_embeddings
+from lattice_jax.training.objectives import answer_questions, noisy, reproduce_embeddings
 
 QUESTIONS, ANSWERS = (embeddings[:8] for embeddings in real_embeddings())
 LATTICE = LatticeConfig(
@@ -96,6 +105,25 @@ def test_training_draws_masks_by_the_key():
     one, again, other = (float(objective(CONFIG)(jax.random.key(seed))[0]) for seed in (1, 1, 2))
     assert one == again != other
     assert float(objective(SURE)(jax.random.key(1))[0]) == float(objective(SURE)(jax.random.key(2))[0])
+
+
+def test_noise_is_in_units_of_each_code_and_drawn_by_the_key():
+    codes = jnp.repeat(batch()["question"][:2], 4000, axis=0) * jnp.repeat(jnp.array([[1.0], [5.0]]), 4000, axis=0)
+    drawn = noisy(codes, 0.5, key=KEY) - codes
+    for half in (slice(None, 4000), slice(4000, None)):
+        assert float(jnp.std(drawn[half])) == pytest.approx(0.5 * float(jnp.sqrt(jnp.mean(codes[half] ** 2))), rel=0.02)
+        assert float(jnp.abs(jnp.mean(drawn[half]))) < 0.01 * float(jnp.std(drawn[half]))
+    assert jnp.array_equal(noisy(codes, 0.5, key=KEY), codes + drawn)
+    assert not jnp.allclose(noisy(codes, 0.5, key=jax.random.key(5)), codes + drawn)
+
+
+def test_the_cube_learns_from_noisy_questions_and_from_the_same_masks():
+    plain, noise = (dataclasses.replace(SURE, training=TrainingConfig(question_noise=amount)) for amount in (0.0, 0.5))
+    asked = noisy(batch()["question"], 0.5, key=KEY)
+    assert float(objective(noise)()[0]) == pytest.approx(float(objective(plain)(question=asked)[0]), rel=1e-6)
+    assert float(objective(noise)()[0]) != float(objective(noise)(jax.random.key(5))[0])
+    masked = [dataclasses.replace(config, lattice=LATTICE) for config in (plain, noise)]
+    assert float(objective(masked[1])()[0]) == pytest.approx(float(objective(masked[0])(question=asked)[0]), rel=1e-6)
 
 
 def learned(loss_of, start, steps: int, rate: float):

@@ -160,6 +160,10 @@ class TrainingConfig:
     batch_size: int = 16
     micro_batch: int = 0
     """Samples whose gradient is computed at once, summed over the batch: less memory for large batches; 0 takes them all."""
+    question_noise: float = 0.0
+    """Standard deviation of the noise that is added to a question's code each time the cube learns from it, in units of the
+    code's own root mean square. It smooths what is learned, so that pairs are learned by heart later; answers are given
+    without it."""
     evaluate_every: int = 20
     """Steps between two looks at the validation pairs."""
     patience: int = 5
@@ -179,6 +183,7 @@ class TrainingConfig:
             self.micro_batch,
             f"0, or a divisor of training.batch_size = {self.batch_size}",
         )
+        require(self.question_noise >= 0, "training.question_noise", self.question_noise, "0 or more")
         require(self.patience >= 0, "training.patience", self.patience, "0 (never) or a number of looks")
 
 

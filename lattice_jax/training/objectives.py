@@ -64,7 +64,7 @@ def _questions_asked(
         mask_key, candidate_key = jax.random.split(key) if candidates is not None else (key, key)
         answer = cube.answer(
             params,
-            batch["question"],
+            noisy(batch["question"], config.training.question_noise, key=key),
             key=mask_key,
             config=config.lattice,
             sampled=True,
@@ -147,6 +147,20 @@ def answer_from_pool(
         return loss, ({**metrics, **shown}, written)
 
     return objective
+
+
+NOISE = 1_000_003
+"""Folded into the key, so that masks and candidates don't depend on whether there is noise; far from the numbers of lattice
+steps, which are folded in for the masks."""
+
+
+def noisy(codes: Float[Array, "batch code"], amount: float, *, key: PRNGKeyArray) -> Float[Array, "batch code"]:
+    """Codes with Gaussian noise, `amount` times the root mean square of each: learning from it is learning with a penalty on
+    how fast answers change with the question (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization")."""
+    if amount == 0:
+        return codes
+    scale = amount * jnp.sqrt(jnp.mean(codes**2, axis=1, keepdims=True))
+    return codes + scale * jax.random.normal(jax.random.fold_in(key, NOISE), codes.shape)
 
 
 def draws_horizon(config: Config) -> bool:
