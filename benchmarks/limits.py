@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What limits the cube: python benchmarks/limits.py [--only NAME ...] [--write]
 
-Data, capacity, bottleneck, reach, optimisation and objective, each with an experiment of its own, on 'hundred' with MPNet, on
-English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of the
-experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it is complete. About an hour
-on two cores; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
+Data, capacity, bottleneck, reach, optimisation, noise and objective, each with an experiment of its own, on 'hundred' with
+MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of
+the experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it is complete. About an
+hour on two cores; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
 """
 
 import sys
@@ -32,6 +32,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
     bottleneck,
     capacity,
     data,
+    noise,
     objective,
     optimisation,
     reach,
@@ -87,6 +88,8 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),
     "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 32, 64))),
+    "noise-chatterbot": ("Noise on the questions, chatterbot", lambda: noise(chatterbot(), (0.0, 0.25, 0.5))),
+    "noise-wordnet": ("Noise on the questions, WordNet", lambda: noise(corpus("wordnet", 1200, 200), (0.0, 0.25, 0.5, 1.0))),
     "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), ADDED, (0.0, 0.03, 0.1, 0.3))),
     "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), ADDED, (0.0, 0.03, 0.1))),
     "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), ADDED, (0.0, 0.01, 0.03))),

@@ -3,8 +3,8 @@
 bin/train --config configs/wordnet.py --seeds 0 1 2 3 4
 
 Needs Debian's wordnet-base. The faces are aligned, so that what the best regression needs is near; the cube learns all of
-that map and what lies beyond it. Settings were chosen by the validation pairs; with noise at the start
-(lattice.cell.perception_noise, candidate_scale) the cube learns faster, and the pairs by heart.
+that map and what lies beyond it, from questions with noise, without which it soon learns the pairs by heart. Settings were
+chosen by the validation pairs; cells of twice the width, with 7.8M parameters, learn as well, at a third of the speed.
 """
 
 from lattice_jax.config import (
@@ -30,14 +30,16 @@ CONFIG = Config(
     adapter=AdapterConfig(layout="aligned"),
     lattice=LatticeConfig(
         grid=GridConfig(depth=4),
-        cell=CellConfig(hidden=32, perception_noise=0.0, candidate_scale=0.0),
+        cell=CellConfig(visible=16, memory=16, hidden=16, perception_noise=0.0, candidate_scale=0.0),
         steps=5,
         update=UpdateConfig(rate=1.0),
     ),
     answer=AnswerConfig(around="beyond_code"),
     loss=LossConfig(surface_reconstruction=0.0, internal_consistency=0.0),
     optimizer=OptimizerConfig(learning_rate=3e-3, final_learning_rate=1e-5),
-    training=TrainingConfig(steps=2000, batch_size=64, evaluate_every=200, checkpoint_every=2000, patience=0),
+    training=TrainingConfig(
+        steps=2400, batch_size=64, question_noise=0.5, evaluate_every=200, checkpoint_every=2400, patience=0
+    ),
     emergence=EmergenceConfig(every=0, at_end=False),
     pool=PoolConfig(questions=0),
 )

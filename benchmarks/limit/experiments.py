@@ -123,6 +123,13 @@ def capacity(corpus: Corpus, widths: tuple[int, ...]) -> Iterator[Row]:
         yield {"hidden": hidden, "parameters": parameters, **_mean(found)}
 
 
+def noise(corpus: Corpus, amounts: tuple[float, ...]) -> Iterator[Row]:
+    """How it changes with the noise on the questions that the cube learns from."""
+    for amount in amounts:
+        config = with_settings(corpus.config, {"training.question_noise": amount})
+        yield {"question noise": amount, **_mean([_cube(corpus, config, sides) for sides in corpus.sides()])}
+
+
 def bottleneck(corpus: Corpus) -> Iterator[Row]:
     """What regression and MLPs lose where their questions, or their answers, go through the code."""
 
