@@ -199,7 +199,7 @@ def render(found: dict[str, Any]) -> Table:
     """Members, their mean and spread, the ensemble and the baselines; beneath, what is above or below what."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.caption, table.caption_justify, table.caption_style = sentence(found), "left", ""
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for heading in ("held-out\nsimilarity", "recall\n@1", "\nMRR", "validation\nsimilarity", "train\nsimilarity"):
         table.add_column(heading, justify="right", no_wrap=True)
 
@@ -218,7 +218,8 @@ def render(found: dict[str, Any]) -> Table:
     spreads = found["spread"]
     shown = [spreads["held_out"][name] for name in ("similarity", "recall_at_1", "mrr")]
     shown += [spreads[side]["similarity"] for side in ("validation", "train")]
-    table.add_row("mean ± deviation", *(f"{one['mean']:.3f} ± {one['deviation']:.3f}" for one in shown), end_section=True)
+    for name, figure in (("mean", "mean"), ("standard deviation", "deviation")):
+        table.add_row(name, *(f"{one[figure]:.3f}" for one in shown), end_section=figure == "deviation")
     add("ensemble", found["ensemble"], style="bold", end_section=True)
     for name, row in found["baselines"].items():
         add(label(name), row)

@@ -1,10 +1,12 @@
 """Ensembles: known answers of the mean, refused mixtures, and two real seeds judged together."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from program import ROOT, SMOKE, run_here
+from rich.console import Console
 
 from lattice_jax import ensemble
 from lattice_jax.errors import InputError
@@ -15,6 +17,17 @@ SHORT = (
     "--config.training.checkpoint_every=4",
     "--config.adapter.steps=4",
 )
+
+
+def test_the_table_of_a_real_ensemble_fits_a_terminal():
+    found = json.loads((ROOT / "benchmarks" / "results" / "wordnet_lattice.json").read_text())
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(ensemble.render(found))
+    text = console.export_text()
+    assert "…" not in text
+    held_out, row = found["ensemble"], next(line for line in text.splitlines() if line.startswith("ensemble"))
+    assert row.split()[1] == f"{held_out['similarity']:.3f}"
+    assert row.split()[-3] == f"{held_out['mrr']:.3f}"
 
 
 def test_the_mean_is_over_directions_whatever_the_lengths():

@@ -13,7 +13,7 @@ from rich.console import Console
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.plots import plot_learning, plot_verdict, spread
 from lattice_jax.evaluation.similarity import Estimate, measure
-from lattice_jax.evaluation.verdict import BothSides, Verdict, judge, render
+from lattice_jax.evaluation.verdict import LABELS, BothSides, Verdict, judge, render
 
 MEASURES = ("similarity", "recall_at_1", "recall_at_5", "mrr")
 
@@ -110,6 +110,18 @@ def test_the_table_fits_a_terminal_and_shows_every_row(verdict):
     assert f"{similarity.value:.3f} [{similarity.low:.2f}, {similarity.high:.2f}]" in lattice
     assert lattice.split()[-5:] == [f"{estimate.value:.3f}" for estimate in figures]
     assert " ".join(text.split()).endswith(verdict.sentence())
+
+
+def test_every_figure_is_whole_beside_the_longest_names(verdict):
+    names = [name for name in LABELS if name not in ("lattice", "adapter_ceiling")]
+    every = dataclasses.replace(
+        verdict,
+        baselines=dict.fromkeys(names, verdict.baselines["ridge"]),
+        gains=dict.fromkeys(names, verdict.gains["ridge"]),
+    )
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(render(every))
+    assert "…" not in console.export_text()
 
 
 def test_the_best_real_predictor_is_emphasised_and_no_control_is(verdict):

@@ -176,10 +176,10 @@ COLUMNS: tuple[tuple[str, Callable[[Row], Estimate], Callable[[Estimate], str]],
 def render(verdict: Verdict) -> Table:
     """The final table: a row for each predictor, the best real one of every column emphasised, and the sentence beneath."""
     rows = verdict.rows()
-    # One space of padding, on the right alone: the table fits 80 columns.
+    # One space of padding, on the right alone, and names that may take two lines: the figures fit 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.caption, table.caption_justify, table.caption_style = verdict.sentence(), "left", ""
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     cells: dict[str, list[str]] = {name: [label(name)] for name in rows}
     for heading, estimate_of, text in COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
