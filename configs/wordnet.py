@@ -3,8 +3,8 @@
 bin/train --config configs/wordnet.py --seeds 0 1 2 3 4
 
 Needs Debian's wordnet-base. The faces are aligned, so that what the best regression needs is near; the cube learns all of
-that map and what lies beyond it, from questions with noise, without which it soon learns the pairs by heart. Settings were
-chosen by the validation pairs; cells of twice the width, with 7.8M parameters, learn as well, at a third of the speed.
+that map and what lies beyond it, from questions with noise, so that it learns the pairs by heart later. Settings were chosen by
+the validation pairs.
 """
 
 from lattice_jax.config import (

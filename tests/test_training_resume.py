@@ -96,5 +96,5 @@ def test_interrupted_run_saves_and_resumes(uninterrupted, tmp_path):
         assert Checkpoints(tmp_path / "checkpoints").latest == result["step"]
         assert read_metrics(tmp_path / METRICS)[-1]["step"] == result["step"]
         flags = ("--resume",)
-    assert "best" in finish(launch(tmp_path, *flags))
+    assert "interrupted" not in finish(launch(tmp_path, *flags))
     assert outcome(tmp_path) == uninterrupted

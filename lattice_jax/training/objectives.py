@@ -150,8 +150,8 @@ def answer_from_pool(
 
 
 NOISE = 1_000_003
-"""Folded into the key, so that masks and candidates don't depend on whether there is noise; far from the numbers of lattice
-steps, which are folded in for the masks."""
+"""Folded into the key, so that masks and candidates don't depend on whether there is noise. Splitting a key may fold in the
+numbers from 0 on, and the masks' key is split by lattice steps, so this one is far from them."""
 
 
 def noisy(codes: Float[Array, "batch code"], amount: float, *, key: PRNGKeyArray) -> Float[Array, "batch code"]:
