@@ -1,11 +1,7 @@
-/* One cell: its message, its firing, and the gradients of both.
+/* One cell: what it holds, its message, its firing.
 
    Contract: functions read any cell's state of this step and write the given cell's alone, so cells run in any order and on any
-   thread. Names follow lattice_jax/lattice/cell.py. Gradients of state are replaced, in place, by those of the state one step
-   earlier. Those of the matrices wait, where they are deferred, until a cell's last firing is through: each firing leaves what
-   its products were computed from and what arrives at them, and one product over all its firings and samples adds them up, so
-   that a cell's gradient is written once and not once a firing. The other gradients of weights, one part in twelve, are added
-   up at once. */
+   thread. Names follow lattice_jax/lattice/cell.py. */
 #pragma once
 
 #include "lattice.h"
@@ -88,15 +84,6 @@ static inline void join(long rows, long width, const float* left, const float* r
     }
 }
 
-static inline void split_and_add(long rows, long width, const float* both, float* left, float* right) {
-  for (long r = 0; r < rows; r++, both += 2 * width, left += width, right += width)
-#pragma GCC ivdep
-    for (long i = 0; i < width; i++) {
-      left[i] += both[i];
-      right[i] += both[width + i];
-    }
-}
-
 static inline Upcoming upcoming(const float* of_all_cells, long size, long next) {
   return (Upcoming){of_all_cells + next * size, of_all_cells + (next + 1) * size, 1};
 }
@@ -108,65 +95,6 @@ static inline void affine(const Pass* pass, long cell, enum Parameter kernel, en
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
   multiply(lattice->batch, columns, depth, (Operand){values, depth, 1}, weight(pass, kernel, cell), columns, out, columns,
            weight(pass, bias, cell), 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], next));
-}
-
-static inline int is_matrix(enum Parameter name) {
-  return name == CONTENT_KERNEL || name == MESSAGE_KERNEL || name == CANDIDATE_KERNEL || name == MEMORY_KERNEL;
-}
-
-/* out = change kernel^T: the gradient of the values of an affine map. It is computed the other way round, kernel times
-   change^T, because a batch is turned at less cost than a kernel; `out` may be `change`. */
-static inline void affine_backward(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, const float* change,
-                                   float* out, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns, row = padded(lattice->batch);
-  transpose_samples(lattice->batch, columns, change, scratch->across);
-  multiply(depth, row, columns, (Operand){weight(pass, kernel, cell), columns, 1}, scratch->across, row, scratch->back, row,
-           NULL, 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], scratch->next));
-  transpose_to_samples(lattice->batch, depth, scratch->back, out);
-}
-
-/* The gradients of an affine map's kernel and bias, over `rows` rows of what went in and of what arrives. */
-static inline void affine_gradients(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, long rows,
-                                    const float* values, const float* change, const Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
-  multiply(depth, columns, rows, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns, NULL,
-           !lattice->deferred, upcoming(pass->gradients[kernel], lattice->sizes[kernel], scratch->next));
-  add_rows(rows, columns, change, gradient(pass, bias, cell));
-}
-
-/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them. */
-static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long channels = lattice->channels;
-  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, held.gated, held.to_proposed, scratch);
-  join(rows, channels, held.proposed, held.memory, scratch->inputs);
-  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, held.forget, scratch);
-  join(rows, channels, held.perceived, held.memory, scratch->inputs);
-  normalise(rows, 2 * channels, scratch->inputs, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, scratch->inputs, held.content, scratch);
-}
-
-/* The same for messages. */
-static inline void sent_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long channels = lattice->channels;
-  join(rows, channels, held.visible, held.memory, scratch->inputs);
-  normalise(rows, 2 * channels, scratch->inputs, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, held.message, scratch);
-}
-
-/* All of a cell's firings and messages together, where they are deferred. */
-static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long first = pass->plan.first[cell], count = pass->plan.first[cell + 1] - first;
-  const long wide = lattice->batch * lattice->hidden;
-  const Version held = version(pass, 0, cell, scratch);
-  fired_gradients(pass, cell, (count - 1) * lattice->batch, held, scratch); /* the last version is the one that stays */
-  for (long i = 0; i < count; i++)
-    if (!pass->plan.sent[first + i]) memset(held.message + i * wide, 0, sizeof(float) * wide);
-  sent_gradients(pass, cell, count * lattice->batch, held, scratch);
 }
 
 /* The neighbour of `next` at the same place, or `other` where it has none. */
@@ -278,131 +206,4 @@ static void fire(const Pass* pass, long t, long cell, Scratch* scratch) {
     pass->change[cell * lattice->batch + b] = change;
     pass->power[cell * lattice->batch + b] = power;
   }
-}
-
-/* The update's adjoint: from the next state's gradient to that of this state, of what was perceived and proposed, and of the
-   forget gate before its sigmoid, in its place. */
-static inline void update_backward(const Pass* pass, long t, long cell, Version held) {
-  const Lattice* lattice = pass->lattice;
-  const long channels = lattice->channels, start = cell * lattice->batch * channels;
-  const int bounded = lattice->bounded;
-  const float residual = lattice->residual, free = !is_clamped(lattice, cell); /* as factors, 0 or 1 */
-  const float* step_size = weight(pass, STEP_SIZE, cell);
-  float* step_size_gradient = gradient(pass, STEP_SIZE, cell);
-  for (long b = 0; b < lattice->batch; b++) {
-    const float rate = fires(lattice, t, cell, b), twice = 2 * pass->squares_gradient[2 * t * lattice->batch + b];
-    const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
-    const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
-    float* forget = held.forget + b * channels;
-    float *to_visible = pass->visible_gradient + start + b * channels,
-          *to_memory = pass->memory_gradient + start + b * channels;
-    float* to_perceived = pass->perceived_gradient + start + b * channels;
-    float* to_proposed = held.to_proposed + b * channels;
-#pragma GCC ivdep
-    for (long c = 0; c < channels; c++) {
-      const float pull = proposed[c] + perceived[c] - residual * visible[c];
-      const float bound = bounded ? hyperbolic_tangent(pull) : pull;
-      const float change = rate * (step_size[c] * bound - (1 - residual) * visible[c]);
-      const float arriving = free * (to_visible[c] + twice * change);
-      const float to_pull = rate * step_size[c] * arriving * (bounded ? 1 - bound * bound : 1);
-      const float staying = (residual + (1 - residual) * (1 - rate)) * arriving - residual * to_pull;
-      step_size_gradient[c] += rate * bound * arriving;
-      to_visible[c] = (1 - free) * to_visible[c] + free * (staying - twice * change);
-      to_perceived[c] = to_pull;
-      const float opened = forget[c];
-      forget[c] = rate * (proposed[c] - memory[c]) * to_memory[c] * opened * (1 - opened);
-      to_proposed[c] = to_pull + rate * opened * to_memory[c];
-      to_memory[c] *= 1 - rate * opened;
-    }
-  }
-}
-
-static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
-  const long narrow = cell * batch * channels, wide = cell * batch * hidden;
-  const Version held = version(pass, t, cell, scratch);
-  if (!lattice->kept) propose(pass, t, cell, scratch);
-  update_backward(pass, t, cell, held);
-
-  float* to_memory = pass->memory_gradient + narrow;
-  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, held.forget, scratch->change, scratch);
-  split_and_add(batch, channels, scratch->change, held.to_proposed, to_memory);
-
-  if (lattice->kept) compute_gate(pass, cell, scratch);
-  gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
-  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, held.to_proposed, scratch->to_gated, scratch);
-  float* to_gate = pass->gate_gradient + wide;
-#pragma GCC ivdep
-  for (long i = 0; i < batch * hidden; i++) {
-    held.gated[i] = scratch->active[i] * scratch->gate[i];
-    to_gate[i] = scratch->to_gated[i] * scratch->active[i];
-    held.content[i] = scratch->to_gated[i] * scratch->gate[i] * scratch->slope[i];
-  }
-  add_rows(batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
-  for (long k = 0; k < lattice->gate.count; k++) {
-    const int32_t other = lattice->gate.table[cell * lattice->gate.count + k];
-    if (other >= 0)
-      neighbour_product(batch, hidden, to_gate, pass->sent + other * batch * hidden, gradient(pass, GATE, cell) + k * hidden);
-  }
-
-  float* to_perceived = pass->perceived_gradient + narrow;
-  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, held.content, scratch->change, scratch);
-  join(batch, channels, held.perceived, held.memory, scratch->both);
-  normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
-                     gradient(pass, CONTENT_SCALE, cell));
-  split_and_add(batch, channels, scratch->change, to_perceived, to_memory);
-  for (long k = 0; k < lattice->perception.count; k++) {
-    const int32_t other = lattice->perception.table[cell * lattice->perception.count + k];
-    if (other >= 0)
-      neighbour_product(batch, channels, to_perceived, version(pass, t, other, scratch).visible,
-                        gradient(pass, PERCEPTION, cell) + k * channels);
-  }
-  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, scratch);
-}
-
-static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, wide = batch * hidden;
-  const Version held = version(pass, t, cell, scratch);
-  float* arriving = pass->sent_gradient + cell * wide;
-  gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
-  normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, arriving,
-                     gradient(pass, GATE_SCALE, cell));
-  for (long i = 0; i < wide; i++) held.message[i] = arriving[i] * scratch->slope[i];
-  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, held.message, scratch->change, scratch);
-  join(batch, channels, held.visible, held.memory, scratch->both);
-  normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,
-                     gradient(pass, MESSAGE_SCALE, cell));
-  split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,
-                pass->memory_gradient + cell * batch * channels);
-  if (!lattice->deferred) sent_gradients(pass, cell, batch, held, scratch);
-  memset(arriving, 0, sizeof(float) * wide);
-}
-
-/* Who reads a cell in step t, and what they send back: `gradients` by receiver, in blocks of `width` channels. */
-static inline long heard_by(const Pass* pass, const Neighbourhood* around, long t, long cell, enum Parameter weights,
-                            long width, const float* gradients, const Scratch* scratch) {
-  const uint8_t* fires = pass->plan.fires + t * pass->lattice->cells;
-  const long block = pass->lattice->batch * width, next = around->first[scratch->next] - around->first[cell];
-  const long last = around->first[pass->lattice->cells] - 1;
-  long count = 0;
-  for (long k = around->first[cell]; k < around->first[cell + 1]; k++) {
-    const long receiver = around->receivers[2 * k], offset = around->receivers[2 * k + 1];
-    if (!fires[receiver]) continue;
-    const long upcoming = around->receivers[2 * (k + next < last ? k + next : last)];
-    scratch->around[count++] = (Neighbour){gradients + receiver * block, weight(pass, weights, receiver) + offset * width,
-                                           gradients + upcoming * block};
-  }
-  return count;
-}
-
-/* Adds to a cell's state and message what all who read them in step t send back. */
-static inline void gather(const Pass* pass, long t, long cell, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
-  const long readers = heard_by(pass, &lattice->perception, t, cell, PERCEPTION, channels, pass->perceived_gradient, scratch);
-  neighbour_sum(batch, channels, readers, scratch->around, pass->visible_gradient + cell * batch * channels, 1);
-  const long hearers = heard_by(pass, &lattice->gate, t, cell, GATE, hidden, pass->gate_gradient, scratch);
-  neighbour_sum(batch, hidden, hearers, scratch->around, pass->sent_gradient + cell * batch * hidden, 1);
 }

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "adjoint.h"
 #include "cell.h"
 
 enum { CELLS_AT_ONCE = 5 };
