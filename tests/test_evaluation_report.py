@@ -238,7 +238,7 @@ def test_runs_are_compared(tmp_path):
     source = (tmp_path / "comparison.html").read_text()
     page = Page(source)
     text = " ".join("".join(page.text).split())
-    for told in ("0.610 [0.560, 0.660]", "0.660 [0.610, 0.710]", "20 of 200", "seed", "second<2>"):
+    for told in ("0.610 [0.560, 0.660]", "0.660 [0.610, 0.710]", "20 of 200", "seed", "second<2>", "0.61 (z +15.0)"):
         assert told in text
     overlaid = next(panel for panel in panels if panel.name == "overlaid_validation_similarity").draw()
     assert len({line.get_color() for line in overlaid.axes[0].lines}) == 3

@@ -3,14 +3,15 @@
 Contract: `comparison_sections` takes runs in the order in which they were named; their colours follow it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.plots import FAINT, INK, curve, name_endings, series
 from lattice_jax.evaluation.report.drawing import CURVES, Panel, grid_lines, new_axes
 from lattice_jax.evaluation.report.record import Run, differing_settings
-from lattice_jax.evaluation.report.sections import Section, Table, with_interval
+from lattice_jax.evaluation.report.sections import Section, Table, rounded, with_interval
 from lattice_jax.training.monitor import median_samples_per_second
 
 OVERLAID = {
@@ -27,6 +28,7 @@ LARGEST_LEGEND = 8
 def comparison_sections(runs: Sequence[Run]) -> list[Section]:
     """Held-out figures, curves, what was measured of the cubes, and the settings that differ."""
     ended = [run for run in runs if run.summary]
+    at_end = _emergence(ended)
     emergence = sorted({name for run in runs for row in run.rows for name in row if name.startswith("emergence/")})
     return [
         Section(
@@ -52,8 +54,12 @@ def comparison_sections(runs: Sequence[Run]) -> list[Section]:
         Section(
             "emergence",
             "Emergence",
+            lead="At each run's end, with the standard deviations (z) that it lies from its null model." if at_end else "",
+            table=at_end,
             panels=_overlaid(runs, {name: (spelled(name.removeprefix("emergence/")), "value") for name in emergence}),
-            absent="" if emergence else "None of these runs measured emergence while learning (--config.emergence.every=N).",
+            absent=""
+            if at_end or emergence
+            else "None of these runs has measured it: at the end, or every N training steps with --config.emergence.every=N.",
         ),
         Section(
             "settings",
@@ -100,11 +106,23 @@ def _figures(runs: Sequence[Run]) -> Table:
             )
         )
     head = (
-        *("run", "similarity", "best baseline", "MRR", "best baseline", "recall@1", "training similarity"),
+        *("run", "similarity", "best baseline", "MRR", "best baseline", "recall@1", "training"),
         *("parameters", "best step", "samples/s", "minutes"),
     )
     ranked = [run.summary["held_out"]["similarity"] if run.summary else -1.0 for run in runs]
     return Table(head, rows, strong=[ranked.index(max(ranked))] if max(ranked) > -1 else ())
+
+
+def _emergence(runs: Sequence[Run]) -> Table | None:
+    measured = {run.name: run.summary["emergence"] for run in runs if run.summary and run.summary.get("emergence")}
+    names = dict.fromkeys(name for figures in measured.values() for name in figures)
+
+    def told(figures: Mapping[str, Any]) -> str:
+        z = figures.get("z")
+        return rounded(figures.get("value")) + ("" if z is None else f" (z {z:+.1f})")
+
+    rows = [(spelled(name), *(told(figures.get(name, {})) for figures in measured.values())) for name in names]
+    return Table(("metric", *measured), rows) if rows else None
 
 
 def _settings(runs: Sequence[Run]) -> Table | None:

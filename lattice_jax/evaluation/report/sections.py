@@ -198,10 +198,10 @@ def _emergence_table(emergence: Mapping[str, Mapping]) -> Table:
         rows.append(
             (
                 spelled(name),
-                _figure(figures.get("value")),
-                f"{_figure(figures.get('null'))} ± {_figure(figures.get('null_deviation'))}",
+                rounded(figures.get("value")),
+                f"{rounded(figures.get('null'))} ± {rounded(figures.get('null_deviation'))}",
                 "" if z is None else f"{z:+.1f}",
-                _figure(figures["untrained"]) if "untrained" in figures else "",
+                rounded(figures["untrained"]) if "untrained" in figures else "",
                 str(figures.get("null_model", "")),
                 str(figures.get("definition", "")),
                 str(figures.get("range", "")),
@@ -264,7 +264,8 @@ def with_interval(row: Mapping, measure: str) -> str:
     return f"{row[measure]:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _figure(value: float | None) -> str:
+def rounded(value: float | None) -> str:
+    """Three digits, or nothing where there is no figure."""
     return "" if value is None else f"{value:.3g}"
 
 

@@ -229,7 +229,7 @@ METRICS: Mapping[str, Metric] = {
         _read_gain,
         ("answer_read",),
         UNTRAINED,
-        "answer_read less the R^2 of a probe that sees the question at the start: what the cube adds",
+        "answer read less the R^2 of a probe that sees the question at the start: what the cube adds",
         "any number below 1; 0 for a cube that hands the question on",
     ),
     "layer_similarity": Metric(
