@@ -72,7 +72,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
         return Corpus(name, config, material, adaptation.fit_adapter(plain, material, Path(workdir)))
 
 
-hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 600, 100)
+hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
 chatterbot = partial(corpus, "chatterbot", 120, 20)
 ADDED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
@@ -87,12 +87,12 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),
-    "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 32, 64))),
+    "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 16, 64))),
     "noise-chatterbot": ("Noise on the questions, chatterbot", lambda: noise(chatterbot(), (0.0, 0.25, 0.5))),
-    "noise-wordnet": ("Noise on the questions, WordNet", lambda: noise(corpus("wordnet", 1200, 200), (0.0, 0.25, 0.5, 1.0))),
-    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), ADDED, (0.0, 0.03, 0.1, 0.3))),
-    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), ADDED, (0.0, 0.03, 0.1))),
-    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), ADDED, (0.0, 0.01, 0.03))),
+    "noise-wordnet": ("Noise on the questions, WordNet", lambda: noise(wordnet(), (0.0, 0.25, 0.5, 1.0))),
+    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), ADDED, (0.03, 0.1, 0.3))),
+    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), ADDED, (0.03, 0.1))),
+    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), ADDED, (0.01, 0.03))),
 }
 
 

@@ -6,6 +6,7 @@ validation pairs judge.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -178,21 +179,33 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
 def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float, ...]) -> Iterator[Row]:
     """What similarity and the mean reciprocal rank cost each other.
 
-    A ridge regression with more and more of the question added, and cubes that learn with more and more of the contrastive
-    loss; each is chosen by similarity.
+    A ridge regression, an MLP of the cube's size and the cube, with more and more of the question added to their answers, and
+    cubes that learn with more and more of the contrastive loss; each is chosen by similarity.
     """
-    divisions = corpus.sides()
+    divisions, parameters = corpus.sides(), cube.parameter_counts(corpus.config.lattice)["total"]
     questions = [sides.judged_on.questions for sides in divisions]
-    regressions = [ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,)) for sides in divisions]
-    linear = [regression.predict(asked) for regression, asked in zip(regressions, questions, strict=True)]
-    for share in shares:
-        told = [answer + share * asked for answer, asked in zip(linear, questions, strict=True)]
-        yield {"answer": f"ridge + {share:g} question", **_both_measures(told, divisions)}
     yield {"answer": "question", **_both_measures(questions, divisions)}
-    for contrast in contrasts:
+
+    def cubes(contrast: float) -> list[np.ndarray]:
         config = with_settings(corpus.config, {"loss.contrastive": contrast})
-        told = [_trained(corpus, config, sides).predict(sides.judged_on.questions) for sides in divisions]
-        yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(told, divisions)}
+        return [_trained(corpus, config, sides).predict(sides.judged_on.questions) for sides in divisions]
+
+    def ridges() -> list[np.ndarray]:
+        fitted = [ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,)) for sides in divisions]
+        return [regression.predict(asked) for regression, asked in zip(fitted, questions, strict=True)]
+
+    def mlps() -> list[np.ndarray]:
+        fit = partial(fit_baselines, parameters=parameters, operation_budget=OPERATIONS)
+        fitted = [fit(sides.train, sides.chosen_on)["mlp_equal"] for sides in divisions]
+        return [mlp.predict(asked) for mlp, asked in zip(fitted, questions, strict=True)]
+
+    for name, answers in {"ridge": ridges, "MLP of equal size": mlps, "cube": partial(cubes, 0.0)}.items():
+        plain = [unit_rows(rows, "answers") for rows in answers()]
+        for share in shares:
+            told = [rows + share * asked for rows, asked in zip(plain, questions, strict=True)]
+            yield {"answer": f"{name} + {share:g} question", **_both_measures(told, divisions)}
+    for contrast in contrasts:
+        yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(cubes(contrast), divisions)}
 
 
 def _both_measures(told: list[np.ndarray], divisions: list[Sides]) -> dict[str, float]:
