@@ -74,7 +74,8 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
 chatterbot = partial(corpus, "chatterbot", 120, 20)
-ADDED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+SMALL_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "bottleneck-hundred": ("Regression and MLPs through the code, 'hundred'", lambda: bottleneck(hundred())),
     "bottleneck-chatterbot": ("Regression and MLPs through the code, chatterbot", lambda: bottleneck(chatterbot())),
@@ -90,9 +91,9 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 16, 64))),
     "noise-chatterbot": ("Noise on the questions, chatterbot", lambda: noise(chatterbot(), (0.0, 0.25, 0.5))),
     "noise-wordnet": ("Noise on the questions, WordNet", lambda: noise(wordnet(), (0.0, 0.25, 0.5, 1.0))),
-    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), ADDED, (0.03, 0.1, 0.3))),
-    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), ADDED, (0.03, 0.1))),
-    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), ADDED, (0.01, 0.03))),
+    "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), SHARES, (0.03, 0.1, 0.3))),
+    "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), SHARES, (0.03, 0.1))),
+    "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), SMALL_SHARES, (0.01, 0.03))),
 }
 
 
