@@ -6,6 +6,7 @@ the validation pairs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,7 +183,7 @@ def fit_cube(
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
-            gradient_metrics=cube.gradient_norms,
+            gradient_metrics=partial(cube.gradient_figures, config=config.lattice),
         )
 
 

@@ -31,8 +31,10 @@ from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material, gather
+from lattice_jax.records import read_record
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
+from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, Interrupted
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
@@ -79,7 +81,7 @@ def train(
     with _timed(seconds, "embedding"):
         material = _gather(config, console)
     console.print("Training the adapter")
-    with _timed(seconds, "adapter"):
+    with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, console):
         codec = adaptation.fit_adapter(config, material, workdir)
         adapter_figures = adaptation.adapter_figures(config, material, codec)
     console.print(
@@ -87,7 +89,7 @@ def train(
         "{pca_reconstruction:.3f})".format(**adapter_figures)
     )
     console.print("Training the cube")
-    with _timed(seconds, "training"):
+    with _timed(seconds, "training"), _reported_where_it_stops(workdir, console):
         base = experiment.answer_base(config, material)
         try:
             result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
@@ -296,7 +298,7 @@ def read_summary(workdir: Path) -> dict:
         raise InputError(
             f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume"
         )
-    return json.loads(path.read_text())
+    return read_record(path)
 
 
 def _write_summary(summary: dict, workdir: Path) -> None:
@@ -319,11 +321,28 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
                 if "validation_similarity" in row
             },
         )
-        panels, _ = page.write_page([workdir], workdir / page.REPORT)
-        page.show_in_tensorboard(panels, workdir, summary["steps"])
-        console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True)
+        _write_report(page, workdir, summary["steps"], console)
     except InputError as error:
         console.print(f"[dim]No plots: {error}[/]")
+
+
+@contextmanager
+def _reported_where_it_stops(workdir: Path, console: Console) -> Iterator[None]:
+    """Leaves a report of as much as there is where training is interrupted or diverges."""
+    try:
+        yield
+    except (Interrupted, NonFinite) as stopped:
+        try:
+            _write_report(_report_page(), workdir, stopped.step, console)
+        except InputError as error:
+            console.print(f"[dim]No report: {error}[/]")
+        raise
+
+
+def _write_report(page, workdir: Path, step: int, console: Console) -> None:
+    panels, _ = page.write_page([workdir], workdir / page.REPORT)
+    page.show_in_tensorboard(panels, workdir, step)
+    console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True)
 
 
 def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:

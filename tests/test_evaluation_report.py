@@ -293,14 +293,54 @@ def test_what_is_no_run_is_refused(arguments, told, tmp_path, monkeypatch, capsy
     assert "fix:" in printed
 
 
-def test_damaged_files_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("emergence.npz", b"PK torn", r"emergence\.npz can't be read"),
+        ("summary.json", b"{", r"summary\.json can't be read"),
+        ("summary.json", b"{}", r"summary\.json can't be read: it has no held_out"),
+        ("summary.json", b"\xff\xfe{", r"summary\.json"),
+        ("config.json", b"[]", r"config\.json"),
+        ("config.json", b"{}", r"config\.json can't be read: it has no corpus"),
+        ("metrics.jsonl", b"5\n", r"metrics\.jsonl, line 1, is no object"),
+        ("metrics.jsonl", b"\xff\n", r"metrics\.jsonl, line 1, is not JSON"),
+        ("alerts.jsonl", b'{"step": 3}\n', r"alerts\.jsonl has an alert without 'kind'"),
+    ],
+)
+def test_damaged_files_are_named(name, content, told, tmp_path):
     folder = write_run(tmp_path / "run")
-    (folder / "emergence.npz").write_bytes(b"PK torn")
-    with pytest.raises(InputError, match=r"emergence\.npz can't be read"):
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=told):
         read_run(folder)
-    (folder / "summary.json").write_text("{")
-    with pytest.raises(InputError, match=r"summary\.json is not JSON"):
-        read_run(folder)
+
+
+def test_a_truncated_archive_is_named(tmp_path):
+    folder = write_run(tmp_path / "run")
+    whole_file = (folder / "emergence.npz").read_bytes()
+    for length in (40, len(whole_file) // 2, len(whole_file) - 30):
+        (folder / "emergence.npz").write_bytes(whole_file[:length])
+        with pytest.raises(InputError, match=r"emergence\.npz can't be read"):
+            read_run(folder)
+
+
+@pytest.mark.parametrize(("option", "place"), [("--out", "folder"), ("--out", "file/page.html"), ("--png", "file")])
+def test_what_cannot_be_written_is_refused(option, place, whole, tmp_path, monkeypatch, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    page = () if option == "--out" else ("--out", tmp_path / "page.html")
+    assert run_here(monkeypatch, "report", whole, *page, option, tmp_path / place) == 2
+    assert f"give another {option}" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_that_diverged_has_ended(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", whole=False)
+    stopped = {"kind": "non_finite", "step": 21, "message": "loss is nan at step 21", "fix": "learn more slowly"}
+    (folder / "alerts.jsonl").write_text(json.dumps(stopped) + "\n")
+    assert run_here(monkeypatch, "report", folder, "--watch", "--interval", "1") == 0
+    text = " ".join("".join(Page((folder / "report.html").read_text()).text).split())
+    assert "step 20 of 200, stopped: loss is nan at step 21" in text
+    assert "learn more slowly" in text
 
 
 def test_without_its_packages_the_report_says_how_to_get_them():

@@ -169,13 +169,39 @@ def test_two_devices_begin_as_one_does():
 
 def test_gradient_norms_by_layer_add_up_to_that_of_all_cells():
     gradients = noise_like(lively_parameters(SMALL), 4)
-    norms = cube.gradient_norms(gradients)
+    figures = cube.gradient_figures(gradients, SMALL)
+    assert figures.pop("dead_cells") == 0
+    norms = figures
     assert list(norms) == ["gradient_norm/layer_00", "gradient_norm/layer_01", "gradient_norm/layer_02"]
     cells = [value for name, value in gradients.items() if name not in ("injection", "read_out")]
     total = sum(float(jnp.sum(jnp.square(value))) for value in cells)
     assert sum(float(norm) ** 2 for norm in norms.values()) == pytest.approx(total, rel=1e-5)
-    changed = cube.gradient_norms({name: value.at[0].multiply(2.0) for name, value in gradients.items()})
+    changed = cube.gradient_figures({name: value.at[0].multiply(2.0) for name, value in gradients.items()}, SMALL)
     assert float(changed["gradient_norm/layer_00"]) == pytest.approx(2 * float(norms["gradient_norm/layer_00"]), rel=1e-5)
     assert float(changed["gradient_norm/layer_01"]) == float(norms["gradient_norm/layer_01"])
     one_rule = dataclasses.replace(SMALL, sharing="lattice")
-    assert cube.gradient_norms(noise_like(lively_parameters(one_rule), 4)) == {}
+    assert cube.gradient_figures(noise_like(lively_parameters(one_rule), 4), one_rule) == {}
+
+
+@pytest.mark.parametrize(("face", "nearest"), [("front", 0), ("back", 2)])
+def test_layers_are_counted_from_the_input_face(face, nearest):
+    other = {"front": "back", "back": "front"}
+    config = dataclasses.replace(SMALL, input_face=face, output_face=other[face])
+    gradients = noise_like(lively_parameters(config), 4)
+    there = {
+        name: value if name in ("injection", "read_out") else value.at[nearest].multiply(2.0)
+        for name, value in gradients.items()
+    }
+    before, after = (cube.gradient_figures(values, config) for values in (gradients, there))
+    changed = [name for name in before if float(after[name]) != float(before[name])]
+    assert changed == ["gradient_norm/layer_00"]
+
+
+def test_cells_without_gradient_are_counted_without_the_rows_that_fill_up_devices():
+    gradients = noise_like(lively_parameters(SMALL), 4)
+    grid = SMALL.grid
+    silent = {name: value.at[1, :, 0].set(0.0) for name, value in gradients.items() if name not in ("injection", "read_out")}
+    padded = {name: jnp.pad(value, [(0, 0), (0, 2)] + [(0, 0)] * (value.ndim - 2)) for name, value in silent.items()}
+    expected = grid.height / (grid.depth * grid.height * grid.width)
+    for values in (silent, padded):
+        assert float(cube.gradient_figures(values, SMALL)["dead_cells"]) == pytest.approx(expected)

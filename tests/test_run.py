@@ -65,6 +65,14 @@ def test_a_run_leaves_what_it_promises(whole):
     assert [row["step"] for row in metrics(whole)] == list(range(13))
 
 
+def test_a_run_that_diverges_leaves_a_report(tmp_path):
+    process = train(tmp_path / "run", "--config.optimizer.learning_rate=1e30")
+    printed, _ = process.communicate()
+    assert process.returncode == 2
+    assert "Traceback" not in printed
+    assert "stopped: loss is nan" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_the_run_learned(whole):
     found, rows = summary(whole), metrics(whole)
     assert np.mean([row["loss"] for row in rows[-3:]]) < np.mean([row["loss"] for row in rows[1:4]])

@@ -72,6 +72,16 @@ def test_dead_layers_are_named():
     assert find_alerts(with_layers(30, lambda step: (0.0 if step % 5 else 0.1, 0.5, 0.3))) == []
 
 
+def test_many_dead_cells_among_living_ones_are_told_of():
+    def with_dead(share):
+        return [row | {"dead_cells": share(row["step"])} for row in with_layers(30, lambda step: (0.2, 0.5, 0.3))]
+
+    (alert,) = find_alerts(with_dead(lambda step: 0.4 + 0.001 * step))
+    assert alert.kind == "dead_cells"
+    assert "40% of the cells" in alert.message
+    assert find_alerts(with_dead(lambda step: 0.4 if step % 5 else 0.0)) == []
+
+
 def test_a_vanishing_gradient_is_named_by_layer():
     (alert,) = find_alerts(with_layers(30, lambda step: (1e-7, 0.5, 0.3)))
     assert (alert.kind, alert.step) == ("vanishing_gradient", 10)

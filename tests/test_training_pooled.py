@@ -141,7 +141,7 @@ def train(checkpoints: Checkpoints, steps: int):
         validate=lambda params: {"figure": float(jnp.sum(params["injection"]))},
         selection="figure",
         checkpoints=checkpoints,
-        gradient_metrics=cube.gradient_norms,
+        gradient_metrics=functools.partial(cube.gradient_figures, config=NATIVE.lattice),
         best=best,
     )
 

@@ -95,17 +95,24 @@ def parameter_counts(config: LatticeConfig) -> dict[str, int]:
     return {"cells": cells, "injection": injection, "read_out": read_out, "total": cells + injection + read_out}
 
 
-def gradient_norms(gradients: Parameters) -> dict[str, Float[Array, ""]]:
-    """Euclidean norm of the gradient of all weights of each depth layer's cells, as `gradient_norm/layer_<depth>`.
+def gradient_figures(gradients: Parameters, config: LatticeConfig) -> dict[str, Float[Array, ""]]:
+    """How much arrives at the weights of the cells, and at how many of them nothing does.
 
-    Injection and read-out weights, which only one layer has, are left out. One rule for all cells has no layers, so there are
-    none.
+    `gradient_norm/layer_<n>`: Euclidean norm over all cells n away from the input face, along that face's axis; absent where
+    cells of all these layers share their weights. `dead_cells`: share of the cells whose gradient is zero; absent where cells
+    share weights. Injection and read-out weights, which only one layer has, are left out.
     """
     by_cells = [value for name, value in gradients.items() if name not in ("injection", "read_out")]
-    squares = functools.reduce(jnp.add, (jnp.sum(jnp.square(value), tuple(range(1, value.ndim))) for value in by_cells))
-    if len(squares) == 1:
-        return {}
-    return {f"gradient_norm/layer_{depth:02}": jnp.sqrt(square) for depth, square in enumerate(squares)}
+    squares = functools.reduce(jnp.add, (jnp.sum(jnp.square(value), tuple(range(3, value.ndim))) for value in by_cells))
+    squares = squares[:, : config.grid.height]  # without the rows that only fill up the devices
+    layers = surface.from_face(squares, config.input_face)
+    figures = {}
+    if len(layers) > 1:
+        norms = jnp.sqrt(jnp.sum(layers, (1, 2)))
+        figures |= {f"gradient_norm/layer_{number:02}": norm for number, norm in enumerate(norms)}
+    if config.sharing == "cell":
+        figures["dead_cells"] = jnp.mean(squares == 0, dtype=jnp.float32)
+    return figures
 
 
 def coverage(config: LatticeConfig) -> float:

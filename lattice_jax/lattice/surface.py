@@ -53,6 +53,12 @@ def take_face(field: Float[Array, "depth height width *rest"], face: Face, grid:
     return field[tuple(index)]
 
 
+def from_face(field: Float[Array, "depth height width *rest"], face: Face) -> Float[Array, "distance a b *rest"]:
+    """The field as layers, by their distance from a face; the two other axes keep their order."""
+    layers = jnp.moveaxis(field, AXIS[face], 0)
+    return layers if face in _FIRST else layers[::-1]
+
+
 def face_mask(face: Face, grid: GridConfig) -> Bool[Array, "depth height width"]:
     """True on the cells of one face."""
     mask = jnp.zeros((grid.depth, grid.height, grid.width), bool)

@@ -14,7 +14,9 @@ from typing import NamedTuple
 from lattice_jax.errors import InputError
 
 LAYER_GRADIENT = "gradient_norm/layer_"
-"""What the names of the gradient norms by depth layer begin with."""
+"""What the names of the gradient norms by layer, counted from the input face, begin with."""
+NON_FINITE = "non_finite"
+"""The kind of the alert that ends a run."""
 RECENT = 10
 """Training rows that a detector may look back on."""
 FIRST = 20
@@ -28,6 +30,8 @@ COLLAPSED_SPREAD = 0.05
 
 The mean answer has 0, the right answers 1; the main job's cube falls from 1.0 to 0.5 and comes back to 0.76.
 """
+DEAD_SHARE = 0.1
+"""Share of the cells without any gradient in a step that is more than the cells that a mask lets rest throughout."""
 VANISHED_SHARE = 1e-4
 """Gradient norm of a layer, as a share of the largest layer's, below which it hardly learns."""
 SLOWED_SHARE = 0.6
@@ -87,7 +91,7 @@ class NonFinite(InputError):
 
     def alert(self) -> Alert:
         """The same as an alert, for the record."""
-        return Alert("non_finite", self.step, self.found, self.fix)
+        return Alert(NON_FINITE, self.step, self.found, self.fix)
 
 
 def collapse(history: History) -> Finding | None:
@@ -102,13 +106,18 @@ def collapse(history: History) -> Finding | None:
 
 
 def dead_cells(history: History) -> Finding | None:
-    """Layers that no gradient reaches at all, in every recent step."""
+    """Layers that no gradient reaches at all, in every recent step, or in each of these steps a large share of all cells."""
     norms = _layer_norms(history.rows)
     dead = [layer for layer, values in norms.items() if max(values) == 0]
-    if not dead:
+    shares = [row["dead_cells"] for row in history.rows if "dead_cells" in row]
+    if dead:
+        found = f"no gradient reaches {_layers(dead)}: the cells there learn nothing"
+    elif len(shares) == RECENT and min(shares) >= DEAD_SHARE:
+        found = f"no gradient reaches {min(shares):.0%} of the cells or more in any of {RECENT} steps: they learn nothing then"
+    else:
         return None
     return Finding(
-        f"no gradient reaches {_layers(dead)}: the cells there learn nothing",
+        found,
         "raise --config.lattice.steps so that signals cross the whole cube, or --config.lattice.update.rate",
     )
 

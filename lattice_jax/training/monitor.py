@@ -133,17 +133,20 @@ class Monitor:
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """The rows of a file of metrics or alerts; a last line torn by a kill is left out."""
-    *lines, _torn = Path(path).read_text().split("\n")
+    *lines, _torn = Path(path).read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row, found = json.loads(line), "is no object with a step"
+        except ValueError as error:
+            row, found = None, f"is not JSON ({error})"
+        if not isinstance(row, dict) or "step" not in row:
             raise InputError(
-                f"{path}, line {number}, is not JSON ({error})",
+                f"{path}, line {number}, {found}",
                 expected="one JSON object a line",
                 fix=f"delete line {number}, or take another --workdir",
-            ) from error
+            )
+        rows.append(row)
     return rows
 
 

@@ -56,15 +56,15 @@ def slice_panels(arrays: Arrays) -> list[Panel]:
             "selectivity",
             "Selectivity",
             "0 to 1",
-            "How far each cell prefers some topics to others: 0 responds to all alike, 1 to one alone. Shuffled topics "
-            "give the null in the table of metrics.",
+            "Share of a cell's variance over questions that their topics explain: 0 where topics mean nothing to it, 1 where "
+            "they are all that it responds to. Shuffled topics give the null in the table of metrics.",
         ),
         (
             "influence_gradient",
             "Influence by gradient",
             "gradient",
-            "How strongly the answer depends on each cell's state, by gradient. Even colours would be a cube in which no cell "
-            "matters more than another.",
+            "How much the answer changes with a gain on each cell's updates, by gradient. Even colours would be a cube in "
+            "which no cell matters more than another.",
         ),
         (
             "influence_ablation",
@@ -144,9 +144,10 @@ def flow_panels(arrays: Arrays) -> list[Panel]:
             Panel(
                 "flow_perturbation",
                 "Growth of a small difference",
-                "Mean distance between two passes that start next to each other, against their distance at first. Above 1 "
-                "(dashed) differences grow, below they die out; 1 is the critical edge.",
-                partial(_perturbation, arrays["perturbation"]),
+                "Mean distance between two passes whose questions differ a little, over the whole cube, against that distance "
+                "at first, on the input face alone, where it stays. A cube that hands it on without loss ends at the root of "
+                "its number of layers (dashed); above it differences grow on their way, below they fade.",
+                partial(_perturbation, arrays["perturbation"], arrays["activity"].shape[2] if "activity" in arrays else None),
             )
         )
     return panels
@@ -218,10 +219,11 @@ def _front(arrays: Arrays):
     return figure
 
 
-def _perturbation(growth: np.ndarray):
+def _perturbation(growth: np.ndarray, layers: int | None):
     figure, axes = new_axes("Growth of a small difference", LATTICE_STEP, "distance / distance at first")
     axes.plot(growth, color=BLUE, linewidth=2)
-    axes.axhline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    if layers:
+        axes.axhline(np.sqrt(layers), color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     if np.all(growth > 0):
         logarithmic(axes)
     axes.margins(x=0)

@@ -5,7 +5,8 @@ is escaped by the template engine; no address is loaded. `refresh` lets the page
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tensorboardX import SummaryWriter
 
+from lattice_jax.errors import InputError
 from lattice_jax.evaluation.report.comparison import comparison_sections
 from lattice_jax.evaluation.report.drawing import Panel, pixels, png, svg
 from lattice_jax.evaluation.report.record import Run, read_run, told_apart
@@ -31,14 +33,13 @@ def write_report(run: Run, out: Path, *, refresh: int | None = None) -> list[Pan
         out,
         parts,
         title=run.name,
-        subtitle=f"{run.settings['corpus']['pairs']} · {run.settings['teacher']['name']} · "
-        + (f"ended after {summary['steps']} steps" if summary else f"step {run.step} of {run.steps}"),
+        subtitle=f"{run.settings['corpus']['pairs']} · {run.settings['teacher']['name']} · " + _progress(run),
         cards=headline(run),
         samples=summary.get("samples", []),
         alerts=run.alerts,
         source=repeat(run),
         cube=payload(run.emergence) if run.emergence and "activity" in run.emergence else None,
-        refresh=None if summary else refresh,
+        refresh=None if run.ended else refresh,
     )
     return _panels(parts)
 
@@ -56,7 +57,7 @@ def write_comparison(runs: Sequence[Run], out: Path, *, refresh: int | None = No
         alerts=[],
         source="",
         cube=None,
-        refresh=None if all(run.summary for run in runs) else refresh,
+        refresh=None if all(run.ended for run in runs) else refresh,
     )
     return _panels(parts)
 
@@ -66,15 +67,16 @@ def write_page(folders: Sequence[Path], out: Path, *, refresh: int | None = None
     runs = told_apart([read_run(folder) for folder in folders])
     one = len(runs) == 1
     panels = write_report(runs[0], out, refresh=refresh) if one else write_comparison(runs, out, refresh=refresh)
-    return panels, all(run.summary is not None for run in runs)
+    return panels, all(run.ended for run in runs)
 
 
 def export_png(panels: Sequence[Panel], folder: Path) -> list[Path]:
     """Every figure as a PNG of its own name in a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{panel.name}.png" for panel in panels]
-    for panel, path in zip(panels, paths, strict=True):
-        png(panel, path)
+    with _writing(folder, "a folder, new or not", "--png"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for panel, path in zip(panels, paths, strict=True):
+            png(panel, path)
     return paths
 
 
@@ -83,6 +85,12 @@ def show_in_tensorboard(panels: Sequence[Panel], workdir: Path, step: int) -> No
     with SummaryWriter(str(workdir)) as events:
         for panel in panels:
             events.add_image(f"report/{panel.name}", pixels(panel), step, dataformats="HWC")
+
+
+def _progress(run: Run) -> str:
+    if run.summary:
+        return f"ended after {run.summary['steps']} steps"
+    return f"step {run.step} of {run.steps}" + (f", stopped: {run.stopped.message}" if run.stopped else "")
 
 
 def _panels(parts: Sequence[Section]) -> list[Panel]:
@@ -102,7 +110,18 @@ def _write(out: Path, parts: Sequence[Section], **values: Any) -> None:
     environment.filters["data"] = lambda data: Markup(json.dumps(data).replace("<", "\\u003c"))
     environment.globals["file"] = lambda name: Markup(environment.get_template(name).render())
     page = environment.get_template("report.html").render(parts=parts, **values)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
+    with _writing(out, "a file, new or not, in a folder that can be made", "--out"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f"{out.name}.tmp")
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(out)
+
+
+@contextmanager
+def _writing(path: Path, expected: str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written: {error.strerror}", expected=expected, fix=f"give another {option}"
+        ) from error

@@ -138,7 +138,7 @@ def learning_panels(run: Run) -> list[Panel]:
 
 
 def gradient_panels(run: Run) -> list[Panel]:
-    """The global gradient norm, and by depth layer."""
+    """The global gradient norm, and by layer, and the cells that none reaches."""
     panels = []
     if _has(run.rows, "gradient_norm"):
         clip = run.settings["optimizer"]["gradient_clip"]
@@ -161,6 +161,12 @@ def gradient_panels(run: Run) -> list[Panel]:
                 partial(_by_layer, run.rows, names),
             )
         )
+    if _has(run.rows, "dead_cells"):
+        title = "Cells without gradient"
+        text = (
+            "Share of the cells that no gradient reaches in a step: by chance of the mask, or because nothing they do counts."
+        )
+        panels.append(Panel("dead_cells", title, text, partial(_one, run.rows, "dead_cells", title, "share of the cells")))
     return panels
 
 

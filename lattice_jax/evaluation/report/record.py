@@ -5,21 +5,30 @@ None or empty, and only a folder without `config.json` is refused. Nothing is co
 """
 
 import dataclasses
-import json
 import os
 import typing
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
-from lattice_jax.training.alerts import Alert
+from lattice_jax.records import read_record
+from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
 CONFIG, SUMMARY, EMERGENCE = "config.json", "summary.json", "emergence.npz"
+_SETTINGS = {"corpus.pairs": str, "teacher.name": str, "training.steps": int, "optimizer.gradient_clip": object, "seed": int}
+_FIGURES = {
+    **dict.fromkeys(("held_out", "train", "baselines", "adapter_ceiling"), dict),
+    **dict.fromkeys(("steps", "best_step", "parameters", "peak_memory_bytes"), int),
+    **dict.fromkeys(("seconds", "confidence", "data_hash", "verdict"), object),
+}
+"""What a page can't do without."""
 
 
 class Run(NamedTuple):
@@ -44,6 +53,16 @@ class Run(NamedTuple):
         return self.rows[-1]["step"] if self.rows else 0
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more will come: judged, or stopped by a figure that is no number."""
+        return self.summary is not None or self.stopped is not None
+
+    @property
+    def stopped(self) -> Alert | None:
+        """What stopped a run that diverged."""
+        return next((alert for alert in self.alerts if alert.kind == NON_FINITE), None)
+
+    @property
     def steps(self) -> int:
         """Steps that the run is to take at most."""
         return self.settings["training"]["steps"]
@@ -58,11 +77,11 @@ def read_run(folder: str | os.PathLike) -> Run:
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        settings=_json(folder / CONFIG),
+        settings=read_record(folder / CONFIG, _SETTINGS),
         rows=_rows(folder / METRICS),
         adapter_rows=_rows(folder / "adapter" / METRICS),
-        alerts=[Alert(**row) for row in _rows(folder / ALERTS)],
-        summary=_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
+        alerts=[_alert(row, path) for path in (folder / "adapter" / ALERTS, folder / ALERTS) for row in _rows(path)],
+        summary=read_record(folder / SUMMARY, _FIGURES) if (folder / SUMMARY).is_file() else None,
         emergence=_arrays(emergence) if emergence.is_file() else None,
     )
 
@@ -131,16 +150,16 @@ def _rows(path: Path) -> list[dict]:
     return read_metrics(path) if path.is_file() else []
 
 
-def _json(path: Path) -> dict:
+def _alert(row: Mapping, path: Path) -> Alert:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error}", expected="what the run wrote there", fix="restore it") from error
+        return Alert(*(row[name] for name in Alert._fields))
+    except KeyError as error:
+        raise InputError(f"{path} has an alert without {error}", expected=", ".join(Alert._fields), fix="restore it") from error
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} can't be read: {error}", expected="arrays as the run wrote them", fix="restore it") from error

@@ -66,7 +66,10 @@ def sections(run: Run) -> list[Section]:
 
 
 def _progress(run: Run) -> list[Section]:
-    until_end = f"Written when the run ends; it is at step {run.step} of {run.steps}." if run.summary is None else ""
+    until_end = ""
+    if run.summary is None:
+        at = f"{run.step} of {run.steps}"
+        until_end = f"None: the run stopped at step {at}." if run.stopped else f"Written when the run ends; it is at step {at}."
     return [
         Section(
             "verdict",

@@ -1,0 +1,52 @@
+"""Records that a program wrote as JSON and reads again: plans, searches, settings, summaries.
+
+Contract: `read_record` returns the object in a file, or raises `InputError` that names the file and what is wrong with it, so
+that a damaged one never ends in a traceback. It reads and judges the form alone; what the values mean is for the reader.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any
+
+from lattice_jax.errors import InputError
+
+Fields = Mapping[str, type | UnionType]
+"""Dotted name of a field that must be there -> what it must be; `object` takes anything, null too."""
+
+_NONE: Fields = MappingProxyType({})
+_WRITTEN, _RESTORE = "what was written there", "restore it"
+
+
+def read_record(path: Path, fields: Fields = _NONE, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> dict[str, Any]:
+    """The JSON object in a file, with at least these fields; refuses a file that is missing, not UTF-8, not JSON, no object."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", expected=expected, fix=fix)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    # ValueError: not UTF-8, not JSON, or a number of more digits than Python takes; RecursionError: nested thousands deep.
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read: {error}", expected=f"{expected}, as JSON", fix=fix) from error
+    require_fields(record, fields, str(path), expected=expected, fix=fix)
+    return record
+
+
+def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> None:
+    """Refuse what is no JSON object, or one without these fields; `where` is what the message calls it."""
+    if not isinstance(record, dict):
+        raise InputError(f"{where} can't be read: it holds {_told(record)}, no object", expected=expected, fix=fix)
+    for name, kind in fields.items():
+        found: Any = record
+        for part in name.split("."):
+            if not isinstance(found, dict) or part not in found:
+                raise InputError(f"{where} can't be read: it has no {name}", expected=expected, fix=fix)
+            found = found[part]
+        if not isinstance(found, kind):
+            raise InputError(f"{where} can't be read: {name} is {_told(found)}", expected=expected, fix=fix)
+
+
+def _told(value: Any) -> str:
+    """A JSON value by its kind: the whole may be long."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
