@@ -74,6 +74,25 @@ def test_there_are_thirteen_directions_no_two_of_them_opposite():
     assert len(coherence.across(0)) == 4
 
 
+def test_the_null_of_a_correlogram_is_what_cells_without_order_have():
+    """Every pair of shuffled cells has the expected correlation -1/(cells - 1); few pairs stray farther than many."""
+    cells, white = int(np.prod(GRID)), field(DRAWN.normal(size=GRID))
+    generator = np.random.default_rng(5)
+
+    def z_scores(values: np.ndarray) -> np.ndarray:
+        null = coherence.correlogram_null(values, periodic=False, shuffles=60, generator=generator)
+        table = coherence.correlogram(values, periodic=False)
+        for part in null:
+            np.testing.assert_array_equal(np.isnan(part), np.isnan(table))
+        return (table - null.mean) / null.deviation
+
+    null = coherence.correlogram_null(white, periodic=False, shuffles=60, generator=generator)
+    assert np.nanmean(null.mean[:, 0]) == pytest.approx(-1 / (cells - 1), abs=0.01)
+    assert np.all(null.deviation[:, 0] < null.deviation[:, 2])
+    assert np.nanstd(z_scores(white)) == pytest.approx(1, abs=0.4)
+    assert z_scores(GRADIENT)[coherence.DIRECTIONS.index((0, 0, 1)), 0] > 5
+
+
 def test_cells_without_order_have_the_expected_moran():
     cells = int(np.prod(GRID))
     draws = [coherence.morans_i(field(DRAWN.normal(size=GRID)), "moore", periodic=False)[0] for _ in range(200)]
@@ -168,6 +187,22 @@ def test_shuffles_keep_every_number_and_move_whole_cells():
     shuffled = nulls.shuffled_times(trajectory, generator)
     assert shuffled[0] == 0
     assert sorted(shuffled.ravel()) == list(range(7))
+
+
+def test_whole_blocks_are_moved_and_stay_whole():
+    blocks = np.arange(24).reshape(2, 3, 4)
+    values = blocks.repeat(5, 1).repeat(5, 2)[:, :13, :17]
+    moved = nulls.shuffled_blocks(values, np.random.default_rng(3), block=5)
+    assert moved.shape == values.shape
+    assert not np.array_equal(moved, values)
+    np.testing.assert_array_equal(np.sort(moved[:, ::5, ::5], axis=None), np.arange(24))
+    np.testing.assert_array_equal(moved, moved[:, ::5, ::5].repeat(5, 1).repeat(5, 2)[:, :13, :17])
+
+
+def test_a_band_is_the_mean_and_deviation_of_every_place():
+    found = nulls.band([np.array([1.0, 5.0, np.nan]), np.array([3.0, 5.0, np.nan])])
+    np.testing.assert_allclose(found.mean, [2, 5, np.nan])
+    np.testing.assert_allclose(found.deviation, [np.sqrt(2), 0, np.nan])
 
 
 def test_a_comparison_is_the_standard_score():

@@ -69,10 +69,41 @@ def test_a_map_of_regions_is_coherent_and_a_shuffled_one_is_not():
 
 
 def test_planted_groups_of_cells_have_a_high_silhouette_and_one_cloud_a_low_one():
+    def silhouette(features: np.ndarray) -> float:
+        return float(specialisation.grouped(features, clusters=4, seed=0).silhouettes.mean())
+
     groups = 10 * noise(4, 20)[np.arange(200) % 4] + 0.1 * noise(200, 20)
-    assert specialisation.silhouette(groups, clusters=4, seed=0) > 0.9
-    assert specialisation.silhouette(noise(400, 20), clusters=4, seed=0) < 0.2
-    assert specialisation.silhouette(np.ones((50, 3)), clusters=4, seed=0) == 0
+    assert silhouette(groups.reshape(4, 5, 10, 20)) > 0.9
+    assert silhouette(noise(4, 10, 10, 20)) < 0.2
+    assert silhouette(np.ones((2, 5, 5, 3))) == 0
+
+
+def test_planted_groups_are_found_and_numbered_from_the_first_layer_on():
+    planted = np.repeat([2, 0, 1], 2)[:, None, None] + np.zeros((6, 3, 4), int)
+    found = specialisation.grouped(10 * noise(3, 20)[planted] + 0.1 * noise(6, 3, 4, 20), clusters=3, seed=0)
+    np.testing.assert_array_equal(found.labels, np.repeat(np.arange(3), 2)[:, None, None] + np.zeros((6, 3, 4), int))
+    alike = specialisation.grouped(np.ones((6, 3, 4, 20)), clusters=3, seed=0)
+    assert not alike.labels.any()
+
+
+def test_a_cell_between_two_groups_has_a_silhouette_near_zero():
+    places = np.repeat([0.0, 1.0], 12)
+    places[5] = 0.45
+    features = (places[:, None] * noise(6)).reshape(2, 3, 4, 6)
+    found = specialisation.grouped(features, clusters=2, seed=0).silhouettes.ravel()
+    assert found[5] < 0.3
+    assert np.delete(found, 5).min() > 0.8
+
+
+def test_a_layer_of_planted_topics_stands_above_shuffled_ones_and_the_other_does_not():
+    responses = noise(*GRID, QUESTIONS, CHANNELS)
+    responses[1] += noise(*GRID[1:], TOPICS, CHANNELS)[:, :, LABELS]
+    value = specialisation.layer_means(specialisation.selectivity(responses, LABELS))
+    null = specialisation.layer_selectivity_null(responses, LABELS, shuffles=40, generator=np.random.default_rng(2))
+    np.testing.assert_allclose(null.mean, (TOPICS - 1) / (QUESTIONS - 1), rtol=0.1)
+    z = (value - null.mean) / null.deviation
+    assert abs(z[0]) < 4
+    assert z[1] > 10
 
 
 def test_responses_are_compared_whatever_their_size():
@@ -148,19 +179,13 @@ def travelling(delay: int, layers: int = 5, times: int = 23) -> np.ndarray:
 
 @pytest.mark.parametrize("delay", [1, 2, 5])
 def test_a_planted_front_has_its_speed(delay):
-    signal = information.layer_signal(travelling(delay), axis=0, reverse=False)
+    signal = information.layer_signal(travelling(delay))
     np.testing.assert_allclose(information.arrival(signal, 0.5), delay * np.arange(5))
     assert information.front_speed(signal, 0.5) == pytest.approx(1 / delay)
 
 
-def test_the_front_is_followed_from_the_face_where_it_enters():
-    planted = np.moveaxis(travelling(2)[:, ::-1], 1, 3)
-    signal = information.layer_signal(planted, axis=2, reverse=True)
-    assert information.front_speed(signal, 0.5) == pytest.approx(0.5)
-
-
 def test_what_all_questions_share_is_no_signal():
     shared = np.abs(travelling(1))
-    signal = information.layer_signal(shared, axis=0, reverse=False)
+    signal = information.layer_signal(shared)
     assert not signal.any()
     np.testing.assert_array_equal(information.arrival(signal, 0.5), len(signal))

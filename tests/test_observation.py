@@ -9,7 +9,20 @@ from rich.console import Console
 from lattice_jax.config import EmergenceConfig, TrainingConfig
 from lattice_jax.corpus.splits import Split
 from lattice_jax.experiment import look_steps
-from lattice_jax.observation import choose_questions, find_topics, render, spread, write_arrays
+from lattice_jax.lattice.emergence import metrics
+from lattice_jax.lattice.emergence.observe import Observation
+from lattice_jax.lattice.emergence.specialisation import Groups
+from lattice_jax.observation import (
+    arrays,
+    choose_questions,
+    find_topics,
+    layer_profiles,
+    reads,
+    render,
+    spread,
+    untrained_arrays,
+    write_arrays,
+)
 from lattice_jax.training.checkpoint import Best
 from lattice_jax.training.loop import fit, initial_state
 
@@ -102,3 +115,87 @@ def test_the_table_shows_value_null_and_z():
     lines = capture.get().splitlines()
     assert lines[2].split() == ["Moran's", "I", "0.500", "0.250", "+3.2", "0.125", "shuffled", "cells"]
     assert lines[3].split() == ["settling", "time", "0.500", "0.250", "0.125", "shuffled", "cells"]
+
+
+def test_the_table_shows_how_far_a_limit_still_moves():
+    row = {"value": -0.2, "null": -0.25, "z": 3.25, "untrained": -0.25, "null_model": "untrained cube", "drift": -0.0123}
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(render({"lyapunov_exponent": row}))
+    assert capture.get().splitlines()[2].endswith("untrained cube; drift -0.012")
+
+
+SHAPE, TIMES, QUESTIONS, PROBED = (3, 4, 6), 5, 2, 12
+
+
+def observation_by_hand(**changed) -> Observation:
+    drawn = np.random.default_rng(0)
+    labels = np.arange(PROBED) % 3
+    fields = {
+        "trajectory": drawn.normal(size=(TIMES, *SHAPE, QUESTIONS, 2)),
+        "responses": drawn.normal(size=(*SHAPE, PROBED, 2)),
+        "labels": labels,
+        "topic": drawn.integers(3, size=SHAPE),
+        "question_read": drawn.random((TIMES, 3)),
+        "answer_read": drawn.random((TIMES, 3)),
+        "question_at_output": drawn.random(TIMES),
+        "answer_at_output": drawn.random(TIMES),
+        "layer_similarity": np.eye(3),
+        "growth": np.ones((TIMES, QUESTIONS)),
+        "transient": np.full((7, QUESTIONS), -1.0),
+        "separation": np.full((4, QUESTIONS), -0.5),
+        "influence_gradient": np.ones(SHAPE),
+        "influence_ablation": None,
+        "response_groups": Groups(drawn.integers(4, size=SHAPE), drawn.random(SHAPE)),
+        "weight_groups": Groups(drawn.integers(4, size=SHAPE), drawn.random(SHAPE)),
+    }
+    return Observation(**{**fields, **changed})
+
+
+WHERE = metrics.Setting(periodic=False, block=2, seed=0)
+
+
+def test_arrays_hold_groups_of_cells_and_means_of_layers_beside_their_null_models():
+    responses = np.random.default_rng(1).normal(size=(*SHAPE, PROBED, 2))
+    responses[1] = 10.0 * (np.arange(PROBED) % 3)[:, None]
+    observed = observation_by_hand(responses=responses)
+    found = arrays(observed, WHERE, shuffles=20)
+    for name, groups in (("response", observed.response_groups), ("weight", observed.weight_groups)):
+        np.testing.assert_array_equal(found[f"{name}_group"], groups.labels)
+        assert found[f"{name}_group"].dtype == np.int32
+    np.testing.assert_allclose(found["layer_silhouette"], found["response_silhouette"].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found["layer_selectivity"], found["selectivity"].mean((1, 2)), rtol=1e-6)
+    z = (found["layer_selectivity"] - found["layer_selectivity_null_mean"]) / found["layer_selectivity_null_deviation"]
+    assert z.shape == (3,)
+    assert z[1] > 3
+    assert max(abs(z[0]), abs(z[2])) < 4
+    assert "influence_ablation" not in found
+    shared = arrays(observation_by_hand(weight_groups=None), WHERE, shuffles=2)
+    assert found.keys() - shared.keys() == {"weight_group"}
+
+
+def test_arrays_hold_the_correlogram_beside_shuffled_cells_and_the_rates_behind_the_exponent():
+    found = arrays(observation_by_hand(), WHERE, shuffles=20)
+    assert found["directions"].shape == (13, 3)
+    for name in ("coherence", "coherence_null_mean", "coherence_null_deviation"):
+        assert found[name].shape == (13, 5)
+        np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(found["coherence"]))
+    z = (found["coherence"] - found["coherence_null_mean"]) / found["coherence_null_deviation"]
+    assert np.nanmean(np.abs(z)) < 2, "random cells lie within the band"
+    np.testing.assert_array_equal(found["separation"], np.repeat([-1.0, -0.5], [7, 4]))
+    assert found["separation_transient"] == 7
+
+
+def test_untrained_cubes_give_means_of_what_is_read_and_bands_of_layers():
+    def cube(value: float) -> dict[str, np.ndarray]:
+        observed = observation_by_hand(
+            question_read=np.full((TIMES, 3), value), response_groups=Groups(np.zeros(SHAPE, int), np.full(SHAPE, value))
+        )
+        return reads(observed) | layer_profiles(observed)
+
+    found = untrained_arrays([cube(0.25), cube(0.75)])
+    np.testing.assert_allclose(found["question_read_null"], 0.5)
+    assert found["answer_read_output_null"].shape == (TIMES,)
+    np.testing.assert_allclose(found["layer_silhouette_untrained_mean"], 0.5)
+    np.testing.assert_allclose(found["layer_silhouette_untrained_deviation"], np.sqrt(0.125), rtol=1e-6)
+    assert {"layer_selectivity_untrained_mean", "layer_selectivity_untrained_deviation"} <= found.keys()

@@ -58,10 +58,9 @@ OBSERVED = {
     "emergence.every": 0,
     "emergence.probe_questions": 60,
     "emergence.untrained_cubes": 3,
-    "emergence.exponent_steps": 16,
     "pool.questions": 0,
 }
-"""What of every arm is observed: all metrics, on fewer questions, cubes and steps than of a single run."""
+"""What of every arm is observed: all metrics, on fewer questions and cubes than of a single run."""
 
 
 def arm_config(base: Config, arm: Arm) -> Config:

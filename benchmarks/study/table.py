@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.arms import REFERENCE, Arm
+from benchmarks.study.arms import OBSERVED, REFERENCE, Arm
 from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import paired_difference
 from lattice_jax.lattice.emergence import nulls
@@ -105,7 +105,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
     if metrics:
         arms = " | ".join(row["arm"] for row in rows)
         lines += [
-            "Emergence: mean over the seeds (z: distance from the null models' mean, by the spread of their draws in a seed):",
+            f"Emergence, from {OBSERVED['emergence.probe_questions']} questions and {OBSERVED['emergence.untrained_cubes']} "
+            "untrained cubes a seed (a single run takes more of both: compare within this table). Mean over the seeds (z:",
+            "distance from the null models' mean, by the spread of their draws in a seed):",
             "",
             f"| metric | {arms} |",
             "|---|" + "---:|" * len(rows),

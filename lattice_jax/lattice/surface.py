@@ -4,6 +4,9 @@ Contract: a face's cells lie in the row-major order of the two axes that remain 
 last, so `vector_to_face` and `face_to_vector` are each other's inverse. No cell off the face sees the vector.
 """
 
+from typing import TypeVar
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -11,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lattice_jax.config import Face, GridConfig
 
 AXIS: dict[Face, int] = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
+Cells = TypeVar("Cells", np.ndarray, jax.Array)
 _FIRST: frozenset[Face] = frozenset({"front", "top", "left"})
 
 
@@ -53,10 +57,19 @@ def take_face(field: Float[Array, "depth height width *rest"], face: Face, grid:
     return field[tuple(index)]
 
 
-def from_face(field: Float[Array, "depth height width *rest"], face: Face) -> Float[Array, "distance a b *rest"]:
-    """The field as layers, by their distance from a face; the two other axes keep their order."""
-    layers = jnp.moveaxis(field, AXIS[face], 0)
-    return layers if face in _FIRST else layers[::-1]
+def axes_from_face(face: Face) -> list[int]:
+    """The grid's axes in the order that `from_face` puts them in: the face's own, then the other two as they were."""
+    return sorted(range(3), key=lambda axis: (axis != AXIS[face], axis))
+
+
+def from_face(field: Cells, face: Face, *, first: int = 0) -> Cells:
+    """The field as layers, the face itself the first; depth, height and width are axes `first` to `first + 2`.
+
+    The two other axes keep their order and direction. A view, no copy, of an array in NumPy.
+    """
+    order = [*range(first), *(first + axis for axis in axes_from_face(face)), *range(first + 3, field.ndim)]
+    along = slice(None, None, 1 if face in _FIRST else -1)
+    return field.transpose(order)[(*([slice(None)] * first), along)]
 
 
 def face_mask(face: Face, grid: GridConfig) -> Bool[Array, "depth height width"]:

@@ -1,14 +1,15 @@
 """Spatial coherence: whether cells that lie near each other do alike.
 
 Contract: a field is [depth, height, width, question, channel]; z is the field less its mean over all cells, so a constant
-offset counts for nothing; products of cells are over channels. Every function returns one number a question, and 0 for a field
-without any variance. Pairs across a wall count where walls are periodic, and only there.
+offset counts for nothing; products of cells are over channels. Functions of a field return one number a question, and 0 for a
+field without any variance. Pairs across a wall count where walls are periodic, and only there.
 """
 
 import numpy as np
 from jaxtyping import Float
 
 from lattice_jax.config import Neighbourhood
+from lattice_jax.lattice.emergence import nulls
 from lattice_jax.lattice.grid import SELF, Offset, offsets
 
 DIRECTIONS: tuple[Offset, ...] = tuple(offset for offset in offsets("moore") if offset > SELF)
@@ -93,6 +94,20 @@ def correlogram(
             correlated = directional_correlation(field, (depth, height, width), periodic=periodic)
             table[row, distance - 1] = correlated.mean()
     return table
+
+
+def correlogram_null(
+    field: Float[np.ndarray, "depth height width question channel"],
+    *,
+    periodic: bool,
+    shuffles: int,
+    generator: np.random.Generator,
+) -> nulls.Band:
+    """The `correlogram` of shuffled cells: what each direction and distance says of cells without order.
+
+    Its deviation rises with the distance, because fewer and fewer pairs are left.
+    """
+    return nulls.band([correlogram(nulls.shuffled_cells(field, generator), periodic=periodic) for _ in range(shuffles)])
 
 
 def lateral_coherence(

@@ -2,6 +2,13 @@
 
 Contract: differences are those of two trajectories that obey one rule. Distances are Euclidean over all that a state holds,
 sample by sample, along `sample_axis` of every leaf.
+
+    lambda = lim 1/n ln |d_n| / |d_0|       largest Lyapunov exponent, in nats a step (Benettin et al. 1980, Lyapunov
+                                            characteristic exponents, Meccanica 15)
+
+is taken as the mean of `separation_rates` once a first difference has turned to the direction that grows most. Below 0
+differences die out, at 0 they stay (the edge of chaos), above 0 they grow. No number of steps is enough for every rule: `drift`
+says how far the mean still moves.
 """
 
 import functools
@@ -36,15 +43,21 @@ def _scaled(tree: Any, factors: Float[Array, " sample"], sample_axis: int) -> An
     return jax.tree.map(scale, tree)
 
 
-def largest_exponent(
-    advance: Callable[[Any], Any], state: Any, direction: Any, *, steps: int, transient: int, relative: float, sample_axis: int
-) -> Float[Array, " sample"]:
-    """The largest Lyapunov exponent: the mean rate at which two trajectories that lie close together part.
+def _halves(both: Any, sample_axis: int) -> tuple[Any, Any]:
+    def half(number: int) -> Any:
+        return jax.tree.map(lambda leaf: jnp.split(leaf, 2, sample_axis)[number], both)
 
-    lambda = mean over steps of ln(|d_t+1| / |d_t|), the difference d set back to `relative` of the first state's size after
-    every step (Benettin et al. 1980, Lyapunov characteristic exponents, Meccanica 15). `direction` is the first difference, of
-    any size; the first `transient` steps, in which it turns to the direction that grows most, do not count. In nats a step; any
-    number: below 0 differences die out, at 0 they stay (the edge of chaos), above 0 they grow. One of zero counts as 1e-30.
+    return half(0), half(1)
+
+
+def separation_rates(
+    advance: Callable[[Any], Any], state: Any, direction: Any, *, steps: int, relative: float, sample_axis: int
+) -> Float[Array, "step sample"]:
+    """The rate at which two trajectories that lie close together part, step by step: ln(|d_t+1| / |d_t|), in nats.
+
+    The difference d is set back to `relative` of the first state's size after every step; `direction` is the first one, of any
+    size. A difference of zero counts as 1e-30. `advance` is given both trajectories at once, all samples of the one and then
+    all samples of the other: of a cube with weights in every cell, reading these costs more than a few samples do.
     """
     distance = relative * size(state, sample_axis)
 
@@ -53,27 +66,36 @@ def largest_exponent(
         return jax.tree.map(jnp.add, state, unit)
 
     def one_step(carry: tuple[Any, Any], _: None):
-        here, there = (advance(point) for point in carry)
+        both = jax.tree.map(lambda here, there: jnp.concatenate([here, there], sample_axis), *carry)
+        here, there = _halves(advance(both), sample_axis)
         apart = jax.tree.map(jnp.subtract, there, here)
         growth = jnp.log(jnp.maximum(size(apart, sample_axis) / distance, _FLOOR))
         return (here, beside(here, apart)), growth
 
-    _, growth = jax.lax.scan(one_step, (state, beside(state, direction)), None, length=transient + steps)
-    return growth[transient:].mean(0)
+    _, growth = jax.lax.scan(one_step, (state, beside(state, direction)), None, length=steps)
+    return growth
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "transient", "relative", "config"))
-def cube_exponent(
+def drift(rates: Float[np.ndarray, "step sample"]) -> float:
+    """How far a mean over steps still moves: that of the second half less that of the first, mean over samples.
+
+    In nats a step; near 0 where more steps would not change the exponent, unless two directions grow almost equally fast.
+    """
+    middle = len(rates) // 2
+    return float(rates[middle:].mean() - rates[:middle].mean())
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "relative", "config"))
+def cube_separation_rates(
     parameters: Parameters,
     codes: Codes,
     *,
     steps: int,
-    transient: int,
     relative: float,
     config: LatticeConfig,
     key: Key[Array, ""],
-) -> Float[Array, " question"]:
-    """`largest_exponent` of the cube with a question at its input, from where a pass has left it and on.
+) -> Float[Array, "step question"]:
+    """`separation_rates` of the cube with a question at its input, from where a pass has left it and on.
 
     Every cell moves by the update rate in every step, so the rule is the same at all times.
     """
@@ -86,12 +108,12 @@ def cube_exponent(
     rate = jnp.full((1, 1, 1, 1, 1), config.update.rate, codes.dtype)
     keys = jax.random.split(key, 2)
     direction = State(*(jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, passed, strict=True)))
-    return largest_exponent(
-        lambda state: dynamics.advance(prepared, state, injected, rate, config=config),
+    twice = jnp.concatenate([injected, injected], 3)
+    return separation_rates(
+        lambda state: dynamics.advance(prepared, state, twice, rate, config=config),
         passed,
         direction,
         steps=steps,
-        transient=transient,
         relative=relative,
         sample_axis=3,
     )

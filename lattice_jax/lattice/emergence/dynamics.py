@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import grid, surface
 from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.emergence import orientation
 from lattice_jax.lattice.firing import firing
 from lattice_jax.lattice.step import Field, Firing, State, World, in_precision, step, with_transposed
 
@@ -37,9 +38,11 @@ class Responses(NamedTuple):
 
     final: Field
     """Visible channels after the last step."""
-    likeness: Float[Array, "time depth question question"]
-    """Gram matrices of every layer: products, over cells and channels, of the states that every two questions make, each state
-    less the mean over questions, which is taken off first because it would drown small differences in float32."""
+    likeness: Float[Array, "time place question question"]
+    """Gram matrices of every place: products, over cells and channels, of the states that every two questions make, each state
+    less the mean over questions, which is taken off first because it would drown small differences in float32. Places are the
+    layers from the input face on, and after them the output face where it is not the last layer: the last place is the output.
+    """
     answers: Codes
 
 
@@ -97,15 +100,23 @@ def record(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Re
     return Record(jnp.concatenate([first.visible[None], visible]), read_out(parameters, last.visible, config))
 
 
+def _products(layers: Float[Array, "layer *cells question channel"]) -> Float[Array, "layer question question"]:
+    flat = jnp.moveaxis(layers, -2, 1).reshape(layers.shape[0], layers.shape[-2], -1)
+    return jnp.matmul(flat, jnp.swapaxes(flat, 1, 2))
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def respond(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Responses:
-    """The last states of many questions and the Gram matrices of every layer and step; no pass is stored."""
+    """The last states of many questions and the Gram matrices of every place and step; no pass is stored."""
     prepared, injected = prepare(parameters, config), inject(parameters, codes, config)
 
     def products(visible: Field) -> Array:
         differing = visible - visible.mean(3, keepdims=True)
-        layers = jnp.moveaxis(differing, 3, 1).reshape(visible.shape[0], visible.shape[3], -1)
-        return jnp.matmul(layers, jnp.swapaxes(layers, 1, 2))
+        places = [orientation.turned(differing, config)]
+        if not orientation.output_is_a_layer(config):
+            seen = surface.take_face(differing, config.output_face, config.grid)
+            places.append(seen.reshape(1, 1, -1, *seen.shape[3:]))
+        return jnp.concatenate([_products(cells) for cells in places])
 
     def one_step(state: State, fires: Firing):
         moved = advance(prepared, state, injected, fires, config=config)

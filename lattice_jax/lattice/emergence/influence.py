@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import Parameters
-from lattice_jax.lattice.emergence import dynamics
+from lattice_jax.lattice.emergence import dynamics, orientation
 from lattice_jax.lattice.emergence.dynamics import Codes
 from lattice_jax.lattice.step import Firing, State
 
@@ -23,7 +23,7 @@ Cells = Float[np.ndarray, "depth height width"]
 
 def _answer(
     parameters: Parameters, prepared: Parameters, codes: Codes, gains: Float[Array, "d h w question"], config: LatticeConfig
-) -> Codes:
+) -> Float[Array, "question answer"]:
     injected = dynamics.inject(parameters, codes, config)
     move = jax.checkpoint(functools.partial(dynamics.advance, config=config))
 
@@ -36,7 +36,7 @@ def _answer(
 
 @functools.partial(jax.jit, static_argnames="config")
 def by_gradient(
-    parameters: Parameters, codes: Codes, probes: Float[Array, "probe question size"], *, config: LatticeConfig
+    parameters: Parameters, codes: Codes, probes: Float[Array, "probe question answer"], *, config: LatticeConfig
 ) -> Float[Array, "depth height width"]:
     """Relative change of the answer by relative change of a cell's updates, to first order.
 
@@ -51,20 +51,21 @@ def by_gradient(
     return jnp.sqrt(squares.mean(0) / jnp.square(answers).sum(-1).mean())
 
 
-def block_starts(size: int, block: int) -> np.ndarray:
-    """Where the blocks along an axis begin."""
-    return np.arange(0, size, block)
+def block_edges(block: int, config: LatticeConfig) -> tuple[int, int, int]:
+    """Cells of a block along depth, height and width: one layer thick, by distance from the input face."""
+    depth, height, width = (1 if axis == orientation.layer_axis(config) else block for axis in range(3))
+    return depth, height, width
 
 
 @functools.partial(jax.jit, static_argnames=("block", "together", "config"))
 def _ablate(parameters: Parameters, codes: Codes, *, block: int, together: int, config: LatticeConfig) -> Array:
-    depth, height, width = config.grid.depth, config.grid.height, config.grid.width
-    corners = np.array(
-        [(d, h, w) for d in range(depth) for h in block_starts(height, block) for w in block_starts(width, block)]
-    )
+    depth, height, width = sizes = config.grid.depth, config.grid.height, config.grid.width
+    edges = block_edges(block, config)
+    starts = [np.arange(0, size, edge) for size, edge in zip(sizes, edges, strict=True)]
+    corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3)
     count = len(corners)
     # A corner beyond the grid ablates nothing: it fills the last group.
-    padded = np.concatenate([corners, np.full((-count % together, 3), max(depth, height, width))])
+    padded = np.concatenate([corners, np.full((-count % together, 3), max(sizes))])
     prepared = dynamics.prepare(parameters, config)
     questions = codes.shape[0]
     whole = _answer(parameters, prepared, codes, jnp.ones((1, 1, 1, questions)), config)
@@ -72,26 +73,27 @@ def _ablate(parameters: Parameters, codes: Codes, *, block: int, together: int, 
 
     def group(corner: Array) -> Array:
         apart = jnp.asarray(cells)[..., None, :] - corner[None, None, None]
-        inside = jnp.all((apart >= 0) & (apart < jnp.array([1, block, block]).reshape(1, 1, 1, 1, 3)), -1)
+        inside = jnp.all((apart >= 0) & (apart < jnp.array(edges).reshape(1, 1, 1, 1, 3)), -1)
         gains = jnp.repeat(1 - inside.astype(codes.dtype), questions, axis=-1)
         answers = _answer(parameters, prepared, jnp.tile(codes, (together, 1)), gains, config)
-        change = jnp.linalg.norm(answers.reshape(together, *codes.shape) - whole[None], axis=-1)
+        change = jnp.linalg.norm(answers.reshape(together, *whole.shape) - whole[None], axis=-1)
         return jnp.mean(change / jnp.linalg.norm(whole, axis=-1)[None], axis=-1)
 
     changes = jax.lax.map(group, jnp.asarray(padded.reshape(-1, together, 3))).reshape(-1)[:count]
-    return changes.reshape(depth, len(block_starts(height, block)), len(block_starts(width, block)))
+    return changes.reshape([len(along) for along in starts])
 
 
 def by_ablation(parameters: Parameters, codes: Codes, *, block: int, config: LatticeConfig, together: int = 8) -> Cells:
     """Relative change of the answer when a block of cells never moves, given to every cell of the block.
 
-    |y' - y| / |y|, the mean over questions. Blocks are `block` x `block` cells of one layer, smaller at the far border; 1
-    ablates every cell by itself. No unit; 0 or more. `together` blocks are computed at once. After Meyes et al. 2019
-    (Ablation Studies in Artificial Neural Networks).
+    |y' - y| / |y|, the mean over questions. Blocks are `block` x `block` cells equally far from the input face, smaller at the
+    far border; 1 ablates every cell by itself. No unit; 0 or more. `together` blocks are computed at once. After Meyes et al.
+    2019 (Ablation Studies in Artificial Neural Networks).
     """
     coarse = np.asarray(_ablate(parameters, codes, block=block, together=together, config=config))
-    fine = np.repeat(np.repeat(coarse, block, 1), block, 2)
-    return fine[:, : config.grid.height, : config.grid.width]
+    for axis, edge in enumerate(block_edges(block, config)):
+        coarse = np.repeat(coarse, edge, axis)
+    return coarse[: config.grid.depth, : config.grid.height, : config.grid.width]
 
 
 def concentration(influence: Cells) -> float:

@@ -1,8 +1,8 @@
 """Information flow: what a linear probe reads of the question, or of the answer, in each layer after each step.
 
 Contract: probes see states through their Gram matrices [question, question] alone (`dynamics.respond`), fit on some questions
-and are judged on others. A probe that reads a code proves that it is there, in a form that the next linear map can use; one
-that does not proves nothing.
+and are judged on others. Layers follow each other from the input face on (`orientation`). A probe that reads a code proves that
+it is there, in a form that the next linear map can use; one that does not proves nothing.
 """
 
 from typing import NamedTuple
@@ -76,16 +76,11 @@ def layer_similarity(likeness: Float[np.ndarray, "layer question question"]) -> 
 
 
 def layer_signal(
-    trajectory: Float[np.ndarray, "time depth height width question channel"], *, axis: int, reverse: bool
+    trajectory: Float[np.ndarray, "time layer row column question channel"],
 ) -> Float[np.ndarray, "time layer"]:
-    """How much each layer's state depends on the question: root mean square over questions about their mean.
-
-    Layers follow each other along `axis`, from the input face on, with `reverse` where this is the last layer.
-    """
+    """How much each layer's state depends on the question: root mean square over questions about their mean."""
     z = trajectory - trajectory.mean(4, keepdims=True)
-    layers = np.moveaxis(z, 1 + axis, 1)
-    signal = np.sqrt(np.square(layers).mean((2, 3, 4, 5), dtype=np.float64))
-    return signal[:, ::-1] if reverse else signal
+    return np.sqrt(np.square(z).mean((2, 3, 4, 5), dtype=np.float64))
 
 
 def arrival(signal: Float[np.ndarray, "time layer"], share: float) -> Float[np.ndarray, " layer"]:

@@ -12,34 +12,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattice_jax.config import EmergenceConfig, LatticeConfig
-from lattice_jax.lattice.emergence import coherence, information, nulls, specialisation, stability
+from lattice_jax.lattice.emergence import coherence, criticality, information, nulls, specialisation, stability
 from lattice_jax.lattice.emergence.influence import agreement, concentration
 from lattice_jax.lattice.emergence.observe import Observation
-from lattice_jax.lattice.surface import AXIS, face_slice
 
 SETTLED = 0.1
 """Change of the state in one step, by its size, below which the cube counts as settled; the full cube of 16 steps changes by
 0.06 of its size in the last one."""
 ARRIVED = 0.5
 """Share of a layer's strongest signal at which the front has reached it."""
+LAYERS = 0
+"""The axis of cells along which the signal enters: all that is observed is turned so."""
 
 
 class Setting(NamedTuple):
     """What metrics must know of the cube and of the run."""
 
-    axis: int
-    """That along which the signal enters."""
-    reverse: bool
-    """Whether it enters at the axis's far end."""
     periodic: bool
-    clusters: int
+    block: int
+    """Edge of the blocks of cells that are ablated."""
     seed: int
 
 
 def setting(config: LatticeConfig, settings: EmergenceConfig, seed: int) -> Setting:
     """The setting of a run."""
-    far = face_slice(config.input_face, 2).start == 1
-    return Setting(AXIS[config.input_face], far, config.walls == "periodic", settings.clusters, seed)
+    return Setting(config.walls == "periodic", settings.ablation_block, seed)
 
 
 class Null(NamedTuple):
@@ -53,7 +50,11 @@ UNTRAINED = Null("untrained cube")
 SHUFFLED_CELLS = Null("shuffled cells", lambda field, generator, _: nulls.shuffled_cells(field, generator))
 SHUFFLED_IN_LAYERS = Null(
     "cells shuffled within layers",
-    lambda field, generator, where: nulls.shuffled_within_layers(field, generator, axis=where.axis),
+    lambda field, generator, _: nulls.shuffled_within_layers(field, generator, axis=LAYERS),
+)
+SHUFFLED_BLOCKS = Null(
+    "shuffled blocks of cells",
+    lambda field, generator, where: nulls.shuffled_blocks(field, generator, block=where.block),
 )
 SHUFFLED_TIME = Null("shuffled time", lambda states, generator, _: nulls.shuffled_times(states, generator))
 SHUFFLED_TOPICS = Null("shuffled topics", lambda labels, generator, _: nulls.shuffled_labels(labels, generator))
@@ -71,6 +72,8 @@ class Metric(NamedTuple):
     range: str
     """With the unit, where there is one."""
     cheap: bool = False
+    drift: Callable[..., float] | None = None
+    """What `measure` takes -> how far the value still moves, where it is the limit of a series."""
 
 
 def _mean(per_question: Callable[..., np.ndarray]) -> Callable[..., float]:
@@ -95,25 +98,24 @@ def _morans_i_6(final: np.ndarray, where: Setting) -> np.ndarray:
 
 @_mean
 def _lateral_coherence(final: np.ndarray, where: Setting) -> np.ndarray:
-    return coherence.lateral_coherence(final, axis=where.axis, periodic=where.periodic)
+    return coherence.lateral_coherence(final, axis=LAYERS, periodic=where.periodic)
 
 
 @_mean
 def _axial_coherence(final: np.ndarray, where: Setting) -> np.ndarray:
-    return coherence.directional_correlation(final, coherence.along(where.axis), periodic=where.periodic)
+    return coherence.directional_correlation(final, coherence.along(LAYERS), periodic=where.periodic)
 
 
-def _front_speed(trajectory: np.ndarray, where: Setting) -> float:
-    signal = information.layer_signal(trajectory, axis=where.axis, reverse=where.reverse)
-    return information.front_speed(signal, ARRIVED)
+def _front_speed(trajectory: np.ndarray, _: Setting) -> float:
+    return information.front_speed(information.layer_signal(trajectory), ARRIVED)
 
 
 def _layer_similarity(similarity: np.ndarray, _: Setting) -> float:
     return float(similarity[~np.eye(len(similarity), dtype=bool)].mean())
 
 
-def _read_gain(read: np.ndarray, _: Setting) -> float:
-    return float(read[-1, -1] - read[0].max())
+def _read_gain(at_output: np.ndarray, read: np.ndarray, _: Setting) -> float:
+    return float(at_output[-1] - read[0].max())
 
 
 METRICS: Mapping[str, Metric] = {
@@ -196,38 +198,36 @@ METRICS: Mapping[str, Metric] = {
         "0 to 1",
     ),
     "response_clustering": Metric(
-        lambda responses, where: specialisation.silhouette(
-            specialisation.response_features(responses), clusters=where.clusters, seed=where.seed
-        ),
-        ("responses",),
+        lambda groups, _: float(groups.silhouettes.mean()),
+        ("response_groups",),
         UNTRAINED,
         "silhouette of cells grouped by their responses to all questions",
         "-1 to 1; about 0.1 for one cloud",
     ),
     "weight_clustering": Metric(
-        lambda weights, where: specialisation.silhouette(weights, clusters=where.clusters, seed=where.seed),
-        ("weights",),
+        lambda groups, _: float(groups.silhouettes.mean()),
+        ("weight_groups",),
         UNTRAINED,
         "silhouette of cells grouped by their weights, those that mean the same in every cell",
         "-1 to 1; about 0.1 for one cloud",
     ),
     "question_read": Metric(
-        lambda read, _: float(read[-1, -1]),
-        ("question_read",),
+        lambda at_output, _: float(at_output[-1]),
+        ("question_at_output",),
         UNTRAINED,
-        "R^2 of a linear probe that reads the question's code in the back layer after the last step, on new questions",
+        "R^2 of a linear probe that reads the question's code at the output face after the last step, on new questions",
         "at most 1; 0 for the mean code",
     ),
     "answer_read": Metric(
-        lambda read, _: float(read[-1, -1]),
-        ("answer_read",),
+        lambda at_output, _: float(at_output[-1]),
+        ("answer_at_output",),
         UNTRAINED,
-        "R^2 of a linear probe that reads the answer's code in the back layer after the last step, on new questions",
+        "R^2 of a linear probe that reads the answer's code at the output face after the last step, on new questions",
         "at most 1; 0 for the mean code",
     ),
     "answer_read_gain": Metric(
         _read_gain,
-        ("answer_read",),
+        ("answer_at_output", "answer_read"),
         UNTRAINED,
         "answer read less the R^2 of a probe that sees the question at the start: what the cube adds",
         "any number below 1; 0 for a cube that hands the question on",
@@ -249,8 +249,8 @@ METRICS: Mapping[str, Metric] = {
     "influence_agreement": Metric(
         lambda ablation, gradient, _: agreement(ablation, gradient),
         ("influence_ablation", "influence_gradient"),
-        SHUFFLED_CELLS,
-        "rank correlation of cells' influence by ablation and by gradient",
+        SHUFFLED_BLOCKS,
+        "rank correlation of cells' influence by ablation, which is one number a block, and by gradient",
         "-1 to 1",
     ),
     "perturbation_growth": Metric(
@@ -261,11 +261,13 @@ METRICS: Mapping[str, Metric] = {
         "any number; 0 if it stays, ln sqrt(layers) if every layer copies it",
     ),
     "lyapunov_exponent": Metric(
-        lambda exponent, _: float(np.mean(exponent)),
-        ("exponent",),
+        lambda separation, _: float(np.mean(separation)),
+        ("separation",),
         UNTRAINED,
-        "rate at which close trajectories part with the question held (largest Lyapunov exponent)",
+        "rate at which close trajectories part with the question held (largest Lyapunov exponent); its drift is that of the "
+        "second half of the steps less that of the first",
         "any number, in nats a step; below 0 the cube comes to rest, above 0 chaos",
+        drift=lambda separation, _: criticality.drift(separation),
     ),
 }
 
@@ -293,21 +295,23 @@ def compared(
 ) -> dict[str, dict]:
     """Every metric beside its null model, as plain values: `untrained` holds the `values` of several untrained cubes.
 
-    `untrained` in a row is their mean, beside whatever null model the row has; absent where they were not measured.
+    `untrained` in a row is their mean, beside whatever null model the row has; absent where they were not measured. `drift` is
+    there where the value is the limit of a series.
     """
     rows = {}
     for name, value in values(observation, where).items():
         metric = METRICS[name]
         at_start = [cube[name] for cube in untrained if name in cube]
+        first, *others = (getattr(observation, field) for field in metric.reads)
         if metric.null.shuffle is None:
             draws = at_start
         else:
             generator = np.random.default_rng((where.seed, list(METRICS).index(name)))
-            first, *others = (getattr(observation, field) for field in metric.reads)
             draws = [metric.measure(metric.null.shuffle(first, generator, where), *others, where) for _ in range(shuffles)]
         rows[name] = {
             **nulls.compare(value, draws)._asdict(),
             **({"untrained": float(np.mean(at_start))} if at_start else {}),
+            **({"drift": metric.drift(first, *others, where)} if metric.drift else {}),
             "null_model": metric.null.name,
             "definition": metric.definition,
             "range": metric.range,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 
 class Comparison(NamedTuple):
@@ -39,12 +39,35 @@ def standard_score(value: float, null: float, deviation: float) -> float | None:
     return (value - null) / deviation if varies else None
 
 
+class Band(NamedTuple):
+    """What a null model says of many numbers at once."""
+
+    mean: Float[np.ndarray, "..."]
+    deviation: Float[np.ndarray, "..."]
+    """Standard deviation over the draws (divisor n - 1)."""
+
+
+def band(draws: Sequence[Float[np.ndarray, "..."]]) -> Band:
+    """Mean and deviation, place by place, of at least two draws; NaN where they are."""
+    return Band(np.mean(draws, axis=0), np.std(draws, axis=0, ddof=1))
+
+
 def shuffled_cells(
     field: Shaped[np.ndarray, "depth height width ..."], generator: np.random.Generator
 ) -> Shaped[np.ndarray, "depth height width ..."]:
     """Every cell's values moved to another place: breaks all order in space."""
     flat = field.reshape(-1, *field.shape[3:])
     return flat[generator.permutation(len(flat))].reshape(field.shape)
+
+
+def shuffled_blocks(
+    field: Shaped[np.ndarray, "layer row column"], generator: np.random.Generator, *, block: int
+) -> Shaped[np.ndarray, "layer row column"]:
+    """Whole blocks of `block` x `block` cells of a layer moved to the place of another block, of a field that is constant
+    within each: cells of a block never were apart, so moving them one by one would pretend to more draws than there are."""
+    moved = shuffled_cells(field[:, ::block, ::block], generator)
+    rows, columns = field.shape[1:]
+    return moved.repeat(block, 1).repeat(block, 2)[:, :rows, :columns]
 
 
 def shuffled_within_layers(

@@ -4,13 +4,16 @@ Contract: responses are [depth, height, width, question, channel], the visible c
 labels are a whole number, the topic, for every question. Topics are given: nothing here knows what a question says.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import silhouette_samples
 
 from lattice_jax.lattice.cell import Parameters
+from lattice_jax.lattice.emergence import nulls
 from lattice_jax.lattice.emergence.coherence import pairs
 from lattice_jax.lattice.grid import offsets
 
@@ -42,6 +45,19 @@ def selectivity(responses: Responses, labels: Labels) -> Cells:
     between = np.einsum("dhwkc,k->dhw", np.square(sums), 1 / members.sum(1))
     total = np.einsum("dhwqc,dhwqc->dhw", z, z, dtype=np.float64)
     return np.divide(between, total, out=np.zeros_like(between), where=total > 0)
+
+
+def layer_means(cells: Cells) -> Float[np.ndarray, " layer"]:
+    """The mean of every layer, layers along the first axis."""
+    return cells.mean((1, 2))
+
+
+def layer_selectivity_null(
+    responses: Responses, labels: Labels, *, shuffles: int, generator: np.random.Generator
+) -> nulls.Band:
+    """Mean `selectivity` of every layer with shuffled topics: what each layer explains by chance."""
+    shuffled = (nulls.shuffled_labels(labels, generator) for _ in range(shuffles))
+    return nulls.band([layer_means(selectivity(responses, drawn)) for drawn in shuffled])
 
 
 def sensitivity(responses: Responses, labels: Labels) -> Float[np.ndarray, "depth height width topic"]:
@@ -80,28 +96,51 @@ def groups_of(points: Float[np.ndarray, "point feature"], *, clusters: int, seed
     return fitted.fit_predict(points)
 
 
-def silhouette(features: Float[np.ndarray, "cell feature"], *, clusters: int, seed: int) -> float:
-    """How well cells fall into groups: the mean silhouette of k-means on the leading principal components.
+class Groups(NamedTuple):
+    """Cells by what they are like."""
+
+    labels: Int[np.ndarray, "depth height width"]
+    """The group of every cell, from 0; numbered by their mean place along the first axis: k-means has no order of its own."""
+    silhouettes: Cells
+    """How much nearer every cell lies to its own group than to the next one."""
+
+
+def grouped(features: Float[np.ndarray, "depth height width feature"], *, clusters: int, seed: int) -> Groups:
+    """Cells in groups by k-means on the leading principal components, and how well each one fits its own.
 
     s = (b - a) / max(a, b), a the mean distance to the cell's own group and b to the nearest other one (Rousseeuw 1987,
-    Silhouettes). No unit; in [-1, 1]; near 1 for groups far apart, near 0.1 for one cloud. 0 where all cells are alike.
+    Silhouettes). No unit; in [-1, 1]; the mean is near 1 for groups far apart and near 0.1 for one cloud. One group, and
+    silhouettes of 0, where all cells are alike.
     """
-    varying = features - features.mean(0)
+    shape = features.shape[:3]
+    varying = features.reshape(int(np.prod(shape)), -1)
+    varying = varying - varying.mean(0)
     if not np.any(np.ptp(varying, axis=0) > 0):
-        return 0.0
+        return Groups(np.zeros(shape, np.int32), np.zeros(shape))
     components = min(_COMPONENTS, *varying.shape)
     reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(varying)
-    return float(silhouette_score(reduced, groups_of(reduced, clusters=clusters, seed=seed)))
+    found = groups_of(reduced, clusters=clusters, seed=seed)
+    labels = _in_order(found, np.indices(shape)[0].ravel())
+    return Groups(labels.reshape(shape), silhouette_samples(reduced, found).astype(np.float64).reshape(shape))
 
 
-def response_features(responses: Responses) -> Float[np.ndarray, "cell feature"]:
+def _in_order(found: Int[np.ndarray, " cell"], place: Int[np.ndarray, " cell"]) -> Int[np.ndarray, " cell"]:
+    """The same groups, numbered by the mean place of their cells."""
+    kinds, labels = np.unique(found, return_inverse=True)
+    means = np.bincount(labels, place) / np.bincount(labels)
+    numbers = np.empty(len(kinds), np.int32)
+    numbers[np.argsort(means, kind="stable")] = np.arange(len(kinds), dtype=np.int32)
+    return numbers[labels]
+
+
+def response_features(responses: Responses) -> Float[np.ndarray, "depth height width feature"]:
     """A cell's responses, each cell scaled to unit size: cells are alike that respond alike, weakly or strongly."""
-    flat = np.asarray(responses, np.float32).reshape(int(np.prod(responses.shape[:3])), -1)
-    sizes = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat = np.asarray(responses, np.float32).reshape(*responses.shape[:3], -1)
+    sizes = np.linalg.norm(flat, axis=-1, keepdims=True)
     return np.divide(flat, sizes, out=np.zeros_like(flat), where=sizes > 0)
 
 
-def weight_features(parameters: Parameters) -> Float[np.ndarray, "cell feature"]:
+def weight_features(parameters: Parameters) -> Float[np.ndarray, "depth height width feature"]:
     """The `COMPARABLE` parameters of cells that have weights of their own."""
     leaves = [np.asarray(parameters[name]) for name in COMPARABLE]
-    return np.concatenate([leaf.reshape(int(np.prod(leaf.shape[:3])), -1) for leaf in leaves], axis=1)
+    return np.concatenate([leaf.reshape(*leaf.shape[:3], -1) for leaf in leaves], axis=-1)
