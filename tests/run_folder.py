@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lattice_jax.config import Config
+from lattice_jax.lattice.emergence.coherence import DIRECTIONS
 
 SHAPE = (5, 4, 6)
 STEPS = 7
@@ -36,6 +37,35 @@ def emergence_arrays(shape: tuple[int, int, int] = SHAPE, steps: int = STEPS, qu
         "answer_read_null": (0.1 * front - 0.05).astype(np.float32),
         "perturbation": (1.15 ** np.arange(steps + 1)).astype(np.float32),
         "layer_similarity": np.exp(-np.abs(layer - layer.T) / 2).astype(np.float32),
+        **order_arrays(shape, steps),
+    }
+
+
+def order_arrays(shape: tuple[int, int, int], steps: int) -> dict[str, np.ndarray]:
+    """Those of order: coherence that falls with the distance, groups left and right, rates that have settled."""
+    depth, _, width = shape
+    directions = np.array(DIRECTIONS)
+    fading = np.exp(-np.arange(1, max(shape)) / 2) * (1 + directions[:, :1] ** 2)
+    reach = np.array([min(size for size, moves in zip(shape, offset, strict=True) if moves) for offset in directions])
+    coherence = np.where(np.arange(1, max(shape)) < reach[:, None], fading / 2, np.nan)
+    groups = (np.broadcast_to(np.arange(width), shape) >= width // 2).astype(np.int32)
+    layers = np.linspace(0.1, 0.4, depth)
+    return {
+        "directions": directions,
+        "coherence": coherence,
+        "coherence_null_mean": coherence * 0,
+        "coherence_null_deviation": coherence * 0 + 0.05,
+        "layer_selectivity": layers,
+        "layer_selectivity_null_mean": layers * 0 + 0.1,
+        "layer_selectivity_null_deviation": layers * 0 + 0.02,
+        "layer_selectivity_untrained_mean": layers * 0.8,
+        "layer_silhouette": layers / 2,
+        "layer_silhouette_untrained_mean": layers / 3,
+        "response_group": groups,
+        "weight_group": 1 - groups,
+        "separation": np.exp(-np.arange(3 * steps) / 4) - 0.2,
+        "separation_transient": np.array(2 * steps),
+        "faces": np.array(["front", "back"]),
     }
 
 

@@ -167,12 +167,20 @@ def test_the_view_of_the_cube_holds_the_arrays(source):
     data = json.loads(text)
     assert (data["shape"], data["steps"], len(data["questions"])) == (list(SHAPE), STEPS + 1, 3)
     fields = {field["name"]: field for field in data["fields"]}
-    assert list(fields) == ["activity", "change", "selectivity", "influence_gradient", "influence_ablation", "topic"]
+    of_values = ["activity", "change", "selectivity", "influence_gradient", "influence_ablation"]
+    assert list(fields) == [*of_values, "topic", "response_group", "weight_group"]
     arrays = emergence_arrays()
     for name, field in fields.items():
         values = np.frombuffer(base64.b64decode(field["data"]), np.uint8).reshape(arrays[name].shape)
         restored = field["low"] + values / 255 * (field["high"] - field["low"])
         assert restored == pytest.approx(arrays[name].astype(float), abs=(field["high"] - field["low"]) / 500), name
+
+
+@pytest.mark.parametrize(
+    ("faces", "opposite"), [(("front", "back"), True), (("right", "left"), True), (("front", "top"), False)]
+)
+def test_the_view_knows_whether_the_last_layer_is_the_output_face(faces, opposite):
+    assert viewer.payload(emergence_arrays() | {"faces": np.array(faces)})["last_is_output"] is opposite
 
 
 def test_a_large_cube_is_shown_with_fewer_questions(monkeypatch):

@@ -133,8 +133,8 @@ def flow_panels(arrays: Arrays) -> list[Panel]:
         panels.append(
             Panel(
                 "flow_front",
-                "At the last layer, step by step",
-                "What a linear probe reads in the layer of the output face, R² on test questions; dashed: the null model, in "
+                "At the output face, step by step",
+                "What a linear probe reads at the output face, R² on test questions; dashed: the null model, in "
                 "which nothing was learned.",
                 partial(_front, arrays),
             )
@@ -205,18 +205,24 @@ def _read(read: np.ndarray, null: np.ndarray | None, title: str):
 
 
 def _front(arrays: Arrays):
-    figure, axes = new_axes("At the last layer, step by step", LATTICE_STEP, "R² on test questions")
+    figure, axes = new_axes("At the output face, step by step", LATTICE_STEP, "R² on test questions")
     endings = []
     for name, text, colour in (("question_read", "question", QUIET), ("answer_read", "answer", BLUE)):
-        values = np.maximum(arrays[name][:, -1], -0.1)
+        values = _at_output(arrays, name)
         axes.plot(values, color=colour, linewidth=2)
         endings.append((float(values[-1]), text, colour, name == "answer_read"))
         if f"{name}_null" in arrays:
-            axes.plot(np.maximum(arrays[f"{name}_null"][:, -1], -0.1), color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.plot(_at_output(arrays, name, "_null"), color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.margins(x=0)
     grid_lines(axes)
     name_endings(axes, endings)
     return figure
+
+
+def _at_output(arrays: Arrays, name: str, kind: str = "") -> np.ndarray:
+    """What is read at the output face in every step: in the last layer, where nothing else was recorded."""
+    at_output = arrays.get(f"{name}_output{kind}")
+    return np.maximum(arrays[f"{name}{kind}"][:, -1] if at_output is None else at_output, -0.1)
 
 
 def _perturbation(growth: np.ndarray, layers: int | None):

@@ -11,6 +11,7 @@ from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.report.cube_panels import flow_panels, slice_panels
 from lattice_jax.evaluation.report.drawing import Panel
 from lattice_jax.evaluation.report.endurance_panels import endurance_panels
+from lattice_jax.evaluation.report.order_panels import order_panels
 from lattice_jax.evaluation.report.panels import (
     gradient_panels,
     learning_panels,
@@ -109,6 +110,7 @@ def _cube(run: Run) -> list[Section]:
             if emergence
             else "",
             table=_emergence_table(emergence) if emergence else None,
+            panels=order_panels(arrays),
             absent="" if emergence else "Measured when a run ends; its summary.json has no emergence figures.",
         ),
         Section(
@@ -201,7 +203,7 @@ def _emergence_table(emergence: Mapping[str, Mapping]) -> Table:
         rows.append(
             (
                 spelled(name),
-                rounded(figures.get("value")),
+                rounded(figures.get("value")) + (f" (drift {figures['drift']:+.3f})" if "drift" in figures else ""),
                 f"{rounded(figures.get('null'))} ± {rounded(figures.get('null_deviation'))}",
                 "" if z is None else f"{z:+.1f}",
                 rounded(figures["untrained"]) if "untrained" in figures else "",

@@ -18,6 +18,13 @@ FIXED = {
     "influence_ablation": "influence by ablation",
 }
 
+KINDS = {
+    "topic": "preferred topic",
+    "response_group": "cells that respond alike",
+    "weight_group": "cells of like weights",
+}
+"""Fields of small whole numbers, which name a kind and have no order."""
+
 
 def payload(arrays: Mapping[str, np.ndarray]) -> dict:
     """What the page's script reads; `arrays` are those of `emergence.npz`, with `activity` at least."""
@@ -35,17 +42,31 @@ def payload(arrays: Mapping[str, np.ndarray]) -> dict:
         if name in arrays
     ]
     topics = [str(topic) for topic in arrays.get("topics", [])]
-    if "topic" in arrays:
-        fields.append(
-            {"name": "topic", "label": "preferred topic", "changing": False, "topics": topics, **_whole(arrays["topic"])}
-        )
+    fields += [
+        {
+            "name": name,
+            "label": label,
+            "changing": False,
+            "topics": topics if name == "topic" else [f"group {number}" for number in range(int(arrays[name].max()) + 1)],
+            **_whole(arrays[name]),
+        }
+        for name, label in KINDS.items()
+        if name in arrays
+    ]
     return {
         "shape": shape,
+        "last_is_output": _last_is_output(arrays),
         "steps": steps,
         "questions": [str(question) for question in arrays["questions"][:shown]],
         "questions_left_out": questions - shown,
         "fields": fields,
     }
+
+
+def _last_is_output(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the last layer is the output face: not where it shares an edge with the input face, layer 0."""
+    entered, left = (str(face) for face in arrays.get("faces", ("front", "back")))
+    return {entered, left} in ({"front", "back"}, {"top", "bottom"}, {"left", "right"})
 
 
 def _bytes(field: np.ndarray) -> dict:

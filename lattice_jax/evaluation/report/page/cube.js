@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("cube-data").textContent);
-  const [depth, height, width] = data.shape, cells = depth * height * width;
+  const [depth, height, width] = data.shape, lastIsOutput = data.last_is_output, cells = depth * height * width;
   const get = (name) => document.getElementById("cube-" + name);
   for (const field of data.fields) field.values = Uint8Array.from(atob(field.data), (letter) => letter.charCodeAt(0));
 
@@ -43,7 +43,7 @@
       return [wide / 2 + right * unit * size, tall / 2 + low * unit * size, far, size];
     };
     const face = (z) => [[-0.5, -0.5], [-0.5, width - 0.5], [height - 0.5, width - 0.5], [height - 0.5, -0.5]].map(([y, x]) => project(z, y, x));
-    const faces = [[face(-0.6), "input face", "--orange"], [face(depth - 0.4), "output face", "--blue"]];
+    const faces = [[face(-0.6), "input face", "--orange"], [face(depth - 0.4), lastIsOutput ? "output face" : "opposite face", "--blue"]];
     const outline = ([corners, , name]) => {
       context.beginPath();
       corners.forEach(([x, y], n) => n ? context.lineTo(x, y) : context.moveTo(x, y));
@@ -96,7 +96,7 @@
     for (let z = 0; z < depth; z++) {
       const left = (z % columns) * (tile + gap), top = Math.floor(z / columns) * (tall + label + gap);
       context.fillStyle = variable("--quiet");
-      context.fillText(`layer ${z}${z === 0 ? " (input)" : z === depth - 1 ? " (output)" : ""}`, left, top + 12);
+      context.fillText(`layer ${z}${z === 0 ? " (input)" : z === depth - 1 && lastIsOutput ? " (output)" : ""}`, left, top + 12);
       for (let y = 0; y < height; y++)
         for (let x = 0; x < width; x++) {
           context.fillStyle = colour(values[start + (z * height + y) * width + x]);
@@ -137,7 +137,7 @@
     get("threshold").disabled = Boolean(topics);
     get("step").value = state.step;
     get("step-text").textContent = changing ? `${state.step} of ${data.steps - 1}` : "(does not change)";
-    get("threshold-text").textContent = topics ? "(topics have no order)" : state.threshold ? real(state.threshold / 100 * 255).toPrecision(3) : "(none hidden)";
+    get("threshold-text").textContent = topics ? "(these have no order)" : state.threshold ? real(state.threshold / 100 * 255).toPrecision(3) : "(none hidden)";
     get("cut-text").textContent = state.cut ? state.cut : "0 (whole)";
     drawSpace();
     drawSlices();
