@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,15 @@ import tyro
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
+from lattice_jax.records import read_record
 
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
 
 CONFIG_RECORD = "config.json"
+_ROOMS = ("corpus", "teacher", "adapter", "lattice", "loss", "optimizer", "training", "evaluation")
+_SETTINGS = {"seed": int, **dict.fromkeys(_ROOMS, dict)}
+"""What every version has recorded of a run; a setting that came later has its start value where a record lacks it."""
 _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
 
 
@@ -70,9 +75,12 @@ def load_python(path: Path, variable: str, kind: type[Value], called: str, optio
         raise InputError(f"there is no {called} {path}", expected=f"a Python file ({known})", fix=f"give {option} FILE")
     try:
         value = runpy.run_path(str(path)).get(variable)
-    except (SyntaxError, TypeError, NameError, AttributeError, ImportError) as error:
+    except InputError:
+        raise  # it tells more than that the file can't be read
+    except Exception as error:  # whatever Python can raise, for the file is a person's own program
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         raise InputError(
-            f"{path} can't be read: {error}",
+            f"{path}{f', line {lines[-1]},' if lines else ''} can't be read: {type(error).__name__}: {error}",
             expected=f"Python that sets {variable} = {kind.__name__}(...) with the fields of lattice_jax/config",
             fix=f"correct {path}",
         ) from error
@@ -137,12 +145,14 @@ def use_devices(config: Config) -> Config:
 
 def new_workdir(wanted: Path | None, name: str) -> Path:
     """The folder that was asked for, or the first free one of runs/NAME, runs/NAME-2, ..."""
-    if wanted is not None:
-        return wanted
     number = 1
     while (free := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
-    return free
+    folder = free if wanted is None else wanted
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is no folder", expected="one for the run, there or not yet", fix="give another --workdir")
+    return folder
 
 
 def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
@@ -156,7 +166,7 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
             )
         path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
         return
-    saved, wanted = _flat(read_config_record(workdir).as_dict()), _flat(config.as_dict())
+    saved, wanted = flat(read_config_record(workdir).as_dict()), flat(config.as_dict())
     different = [name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(_MAY_CHANGE_ON_RESUME)]
     if different:
         raise InputError(
@@ -173,19 +183,28 @@ def read_config_record(workdir: Path) -> Config:
         raise InputError(
             f"{workdir} holds no run", expected=f"a folder with {CONFIG_RECORD}", fix="give the --workdir of a run"
         )
+    settings = read_record(path, _SETTINGS, expected="a run's settings")
     try:
-        return _rebuild(Config, json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{path} can't be read: {error}", expected="a run's settings as JSON", fix="restore it") from error
+        return _rebuild(Config, settings)
+    except (TypeError, InputError) as error:
+        told = error.found if isinstance(error, InputError) else error
+        raise InputError(f"{path} can't be read: {told}", expected="a run's settings", fix="restore it") from error
 
 
 def _rebuild(kind: type, values: dict):
-    nested = typing.get_type_hints(kind)
-    return kind(**{name: _rebuild(nested[name], value) if isinstance(value, dict) else value for name, value in values.items()})
+    hints = typing.get_type_hints(kind).items()
+    nested = {name: room for name, room in hints if isinstance(room, type) and dataclasses.is_dataclass(room)}
+    return kind(
+        **{
+            name: _rebuild(nested[name], value) if name in nested and isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+    )
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(values: dict, prefix: str = "") -> dict:
+    """Nested settings by their dotted names."""
+    found = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

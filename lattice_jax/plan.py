@@ -2,29 +2,35 @@
 
 Contract: `<workdir>/plan.json` records every attempt at a stage (settings, dates, figures, criteria, decision) and `plan.md`
 says the same to a reader; both are written anew, whole, whenever something changes. What is done next follows from plan and
-record alone (`next_attempt`), so a resumed plan repeats no finished stage and goes on with the one that was cut off. Stages
+record alone (`standing`), so a resumed plan repeats no finished stage and goes on with the one that was cut off; until a stage
+is decided on, its criteria may be changed (`plan_record.py`). Of several attempts at a stage the best is taken forward. Stages
 that train are trials (`trial.py`): the held-out pairs are first used by the last stage.
 """
 
-import dataclasses
 import datetime
 import json
+import math
 import operator
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lattice_jax import run, trial
+from lattice_jax import plan_record, run, trial
 from lattice_jax.commandline import CONFIG_RECORD, read_config_record
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
 from lattice_jax.errors import InputError
+from lattice_jax.evaluation.plan_page import figure, render
+from lattice_jax.figures import flatten, require_known
+from lattice_jax.plan_record import RECORD
 
-RECORD, PAGE = "plan.json", "plan.md"
+PAGE, ADAPTERS = "plan.md", "adapters"
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
@@ -42,24 +48,59 @@ class Next(NamedTuple):
         return self.stage.name if self.number == 1 else f"{self.stage.name}-{self.number}"
 
 
-def next_attempt(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> Next | None:
-    """What follows from the attempts that are finished; None at the end of the plan, reached or not."""
-    place = 0
-    changes: dict[str, dict[str, object]] = {}
+class Standing(NamedTuple):
+    """Where a plan stands after the attempts that are finished."""
+
+    place: int | None = 0
+    """Of the stage that comes next; None where the plan has stopped."""
+    changes: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    """What going back has changed so far, by stage."""
+    taken: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """The attempt at each earlier stage that is built on."""
+
+
+def standing(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> Standing:
+    """What follows from the attempts.
+
+    Of a stage that was repeated, the best attempt is taken forward, with the earlier attempts that it was built on and the
+    changes that it was made with. Going back makes the stages before the missed one anew: their earlier attempts, which have
+    led to the miss, no longer compete, else nothing would come of what was changed.
+    """
+    now, made = Standing(), {}
     for attempt in attempts:
-        decision = attempt["decision"]
-        if decision["action"] == "stop":
-            return None
+        name, decision = attempt["stage"], attempt["decision"]
+        made.setdefault(name, []).append((attempt, now))
         if decision["action"] == "go back":
             place = plan.index(decision["stage"])
+            for stage in plan.stages[place : plan.index(name)]:
+                made.pop(stage.name, None)
+            changes = dict(now.changes)
             for stage in plan.stages[place:]:
-                changes[stage.name] = changes.get(stage.name, {}) | decision["settings"]
+                changes[stage.name] = {**changes.get(stage.name, {}), **decision["settings"]}
+            now = Standing(place, changes, {one: taken for one, taken in now.taken.items() if plan.index(one) < place})
         else:
-            place = plan.index(attempt["stage"]) + 1
-    if place == len(plan.stages):
+            best, before = max(made[name], key=lambda pair: _worth(pair[0]))
+            place = None if decision["action"] == "stop" else plan.index(name) + 1
+            now = Standing(place, before.changes, {**before.taken, name: best})
+    return now
+
+
+def _worth(attempt: Mapping[str, Any]) -> tuple[int, float]:
+    """By which attempts at one stage are compared; a judgement, made but once, has no validation figures."""
+    return sum(result["met"] for result in attempt["criteria"]), attempt["figures"].get("validation.similarity", -math.inf)
+
+
+def next_attempt(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> Next | None:
+    """What follows from the attempts that are finished; None at the end of the plan, reached or not."""
+    place, changes, _ = standing(plan, attempts)
+    if place is None or place == len(plan.stages):
         return None
     stage = plan.stages[place]
-    return Next(stage, sum(attempt["stage"] == stage.name for attempt in attempts) + 1, changes.get(stage.name, {}))
+    return Next(stage, _attempts_at(stage.name, attempts) + 1, dict(changes.get(stage.name, {})))
+
+
+def _attempts_at(stage: str, attempts: Sequence[Mapping[str, Any]]) -> int:
+    return sum(attempt["stage"] == stage for attempt in attempts)
 
 
 def stage_config(base: Config, stage: Stage, changes: Mapping[str, object]) -> Config:
@@ -74,7 +115,7 @@ def weigh(criterion: Criterion, figures: Mapping[str, float]) -> dict[str, Any]:
             raise InputError(
                 f"the criterion {criterion.describe()!r} speaks of {name}, which this stage does not have",
                 expected=", ".join(sorted(figures)),
-                fix="correct the plan file, and start it in another --workdir",
+                fix="correct the plan file, and go on with --resume",
             )
     value, threshold = (figures[name] if isinstance(name, str) else name for name in (criterion.figure, criterion.threshold))
     return {
@@ -102,20 +143,46 @@ def decide(stage: Stage, results: Sequence[Mapping[str, Any]], missed_before: in
 
 
 def check(plan: Plan, base: Config) -> None:
-    """Refuse a plan in which a stage's settings, or those after going back, are none that can be used."""
-    for place, stage in enumerate(plan.stages):
-        stage_config(base, stage, {})
+    """Refuse a plan that can't be carried out: settings that are none, at the start or after going back, criteria on figures
+    that a stage will not have, and stages whose folders would be each other's or another's."""
+    _check_folders(plan)
+    for stage in plan.stages:
+        changes: dict[str, dict[str, object]] = {}
+        _check_stage(plan, base, stage, changes)
         for answer in stage.if_missed:
             if isinstance(answer, GoBack):
-                for later in plan.stages[plan.index(answer.stage) : place + 1]:
-                    stage_config(base, later, answer.settings)
+                for later in plan.stages[plan.index(answer.stage) :]:
+                    changes[later.name] = changes.get(later.name, {}) | dict(answer.settings)
+                    _check_stage(plan, base, later, changes)
+
+
+def _check_stage(plan: Plan, base: Config, stage: Stage, changes: Mapping[str, Mapping[str, object]]) -> None:
+    trained = plan.stages[plan.index(stage.judges)] if stage.judges else stage
+    require_known(stage, stage_config(base, trained, changes.get(trained.name, {})))
+
+
+def _check_folders(plan: Plan) -> None:
+    names = [stage.name for stage in plan.stages]
+    for name in names:
+        repeated = re.fullmatch(r"(.+)-([2-9]|[1-9][0-9]+)", name)
+        taken = "what stages share of adapters" if name == ADAPTERS else ""
+        if repeated and repeated[1] in names:
+            taken = f"attempt {repeated[2]} at stage {repeated[1]!r}"
+        if taken:
+            raise InputError(
+                f"the stage name {name!r}",
+                expected=f"one whose folder isn't that of {taken}",
+                fix="give the stage another name",
+            )
 
 
 def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console: Console) -> dict[str, Any]:
     """Run the stages, decide after each, and record all of it; returns the record, whose `outcome` says what was reached."""
     check(plan, base)
-    record = _open_record(plan, base, workdir, resume=resume)
-    shared = trial.Shared(workdir / "adapters", console)
+    record = plan_record.open_record(plan, base, workdir, resume=resume)
+    record["outcome"] = _outcome(plan, record["attempts"])
+    _write(record, workdir)
+    shared = trial.Shared(workdir / ADAPTERS, console)
     while (attempt := next_attempt(plan, record["attempts"])) is not None:
         record["running"] = record.get("running") or {"stage": attempt.stage.name, "since": _now()}
         _write(record, workdir)
@@ -140,6 +207,7 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
                 "figures": figures,
             }
         )
+        _tell_what_is_taken(plan, record["attempts"])
         record["outcome"] = _outcome(plan, record["attempts"])
         _write(record, workdir)
         _tell(record["attempts"][-1], console)
@@ -151,7 +219,8 @@ def _make(
     plan: Plan, base: Config, attempt: Next, record: dict, workdir: Path, shared: trial.Shared, console: Console
 ) -> tuple[dict[str, float], str]:
     """Train or judge; the figures of it, and the folder of the run."""
-    stage, made = attempt.stage, {earlier["stage"]: earlier["folder"] for earlier in record["attempts"]}
+    stage, taken = attempt.stage, standing(plan, record["attempts"]).taken
+    made = {name: earlier["folder"] for name, earlier in taken.items()}
     if stage.judges:
         folder = workdir / made[stage.judges]
         summary = run.train(read_config_record(folder), folder, resume=True, console=console)
@@ -168,39 +237,12 @@ def _make(
     return trial.figures(trained, folder), attempt.folder
 
 
-def flatten(values: Any, prefix: str = "") -> dict[str, float]:
-    """The numbers in nested values by dotted name; places in a list count from 0 (`gain_interval.0`)."""
-    if isinstance(values, bool) or not isinstance(values, dict | list | int | float):
-        return {}
-    if isinstance(values, int | float):
-        return {prefix: values}
-    entries = values.items() if isinstance(values, dict) else enumerate(values)
-    found = {}
-    for name, value in entries:
-        found |= flatten(value, f"{prefix}.{name}" if prefix else str(name))
-    return found
-
-
-def _open_record(plan: Plan, base: Config, workdir: Path, *, resume: bool) -> dict[str, Any]:
-    path = workdir / RECORD
-    asked = json.loads(json.dumps({"plan": dataclasses.asdict(plan), "config": base.as_dict()}))
-    if not resume:
-        if path.exists():
-            raise InputError(
-                f"{workdir} already holds a plan", expected="a new folder", fix="give --resume, or another --workdir"
-            )
-        workdir.mkdir(parents=True, exist_ok=True)
-        return {"asked": asked, "attempts": [], "outcome": "under way"}
-    if not path.is_file():
-        raise InputError(f"{workdir} holds no plan", expected=f"a folder with {RECORD}", fix="start it without --resume")
-    record = json.loads(path.read_text())
-    if record["asked"] != asked:
-        raise InputError(
-            f"the plan or its configuration is not that of {path}",
-            expected="the files as they were when it was started",
-            fix="undo the changes, or start anew in another --workdir",
-        )
-    return record
+def _tell_what_is_taken(plan: Plan, attempts: Sequence[dict[str, Any]]) -> None:
+    """Add to the last decision, where it is to go on, which of several attempts is built on."""
+    name, decision = attempts[-1]["stage"], attempts[-1]["decision"]
+    if decision["action"] == "go on" and _attempts_at(name, attempts) > 1:
+        taken = standing(plan, attempts).taken[name]["folder"]
+        attempts[-1]["decision"] = {**decision, "taken": taken, "of": _attempts_at(name, attempts)}
 
 
 def _write(record: dict[str, Any], workdir: Path) -> None:
@@ -226,66 +268,14 @@ def _outcome(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> str:
         if last["stage"] == plan.stages[-1].name:
             return f"carried out; {last['stage']} missed {'; '.join(missed)}"
         return f"stopped after {last['stage']}: missed {'; '.join(missed)}"
-    return "every stage reached what was asked of it" if all(_last_of_each(attempts)) else "ended; some criteria were missed"
-
-
-def _last_of_each(attempts: Sequence[Mapping[str, Any]]) -> list[bool]:
-    return list({attempt["stage"]: attempt["met"] for attempt in attempts}.values())
+    reached = all(attempt["met"] for attempt in standing(plan, attempts).taken.values())
+    return "every stage reached what was asked of it" if reached else "ended; some criteria were missed"
 
 
 def _tell(attempt: Mapping[str, Any], console: Console) -> None:
     for result in attempt["criteria"]:
         mark = "[green]met[/]   " if result["met"] else "[red]missed[/]"
-        console.print(f"{mark} {result['criterion']}: {_figure(result['value'])} against {_figure(result['threshold'])}")
-    console.print(f"[bold]{attempt['decision']['action']}[/]: {attempt['decision']['reason']}")
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
-
-
-def render(record: Mapping[str, Any]) -> str:
-    """The page `plan.md`: what was reached, then every attempt with its figures beside its criteria."""
-    attempts, asked = record["attempts"], record["asked"]["plan"]
-    lines = [f"# Training plan on {asked['config']}: {record['outcome']}", ""]
-    lines += ["| stage | started | minutes | criteria met | decision | run |", "|---|---|---|---|---|---|"]
-    for attempt in attempts:
-        met = sum(result["met"] for result in attempt["criteria"])
-        decision, folder = attempt["decision"]["action"], attempt["folder"]
-        lines.append(
-            f"| {attempt['stage']} | {attempt['started'][:16]} | {attempt['seconds'] / 60:.1f} "
-            f"| {met} of {len(attempt['criteria'])} | {decision} | [{folder}]({folder}) |"
-        )
-    running = record.get("running")
-    if running:
-        lines.append(f"| {running['stage']} | {running['since'][:16]} | running | | | |")
-    done = {attempt["stage"] for attempt in attempts} | ({running["stage"]} if running else set())
-    lines += [f"| {stage['name']} | not started | | | | |" for stage in asked["stages"] if stage["name"] not in done]
-    lines += ["", "Stages before the judgement are measured without the held-out pairs.", ""]
-    for attempt in attempts:
-        lines += _section(attempt)
-    return "\n".join(lines).rstrip()
-
-
-def _section(attempt: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"## {attempt['folder'] if attempt['stage'] in attempt['folder'] else attempt['stage']}",
-        "",
-        attempt["purpose"],
-        "",
-    ]
-    if attempt["settings"]:
-        lines += ["Settings changed: " + ", ".join(f"`{name}` = {value!r}" for name, value in attempt["settings"].items()), ""]
-    lines += ["| | criterion | figure | threshold | why |", "|---|---|---|---|---|"]
-    for result in attempt["criteria"]:
-        lines.append(
-            f"| {'met' if result['met'] else '**missed**'} | `{result['criterion']}` | {_figure(result['value'])} "
-            f"| {_figure(result['threshold'])} | {result['reason']} |"
-        )
+        console.print(f"{mark} {result['criterion']}: {figure(result['value'])} against {figure(result['threshold'])}")
     decision = attempt["decision"]
-    lines += ["", f"**Decision: {decision['action']}.** {decision['reason']}."]
-    if decision["action"] == "go back":
-        changed = ", ".join(f"`{name}` = {value!r}" for name, value in decision["settings"].items())
-        lines += [f"Back to {decision['stage']} with {changed}."]
-    ended = f"{attempt['started']} to {attempt['ended']}, {attempt['seconds'] / 60:.1f} minutes in its last start"
-    return [*lines, "", f"{ended}; run: [{attempt['folder']}]({attempt['folder']}).", ""]
+    taken = f" with {decision['taken']}" if "taken" in decision else ""
+    console.print(f"[bold]{decision['action']}[/]{taken}: {decision['reason']}")

@@ -26,6 +26,7 @@ from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Dimension, Range
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.sweep_page import draw
+from lattice_jax.records import read_record
 from lattice_jax.training.loop import NonFiniteLoss
 
 if TYPE_CHECKING:
@@ -149,14 +150,14 @@ def _record(config: Config, wanted: Search, workdir: Path, *, resume: bool) -> N
         return
     if not path.is_file():
         raise InputError(f"{workdir} holds no sweep", expected=f"a folder with {RECORD}", fix="start it without --resume")
-    if json.loads(path.read_text()) != asked:
+    if read_record(path, {"config": dict, "search": dict}, expected="what the sweep searches") != asked:
         raise InputError(
             f"configuration or search are not those of {path}",
             expected="the same ones: trials of different searches don't compare",
             fix="resume with the same arguments, or start anew in another --workdir",
         )
     figures = workdir / FIGURES
-    if figures.is_file() and json.loads(figures.read_text())["verdict"]:
+    if figures.is_file() and read_record(figures, {"verdict": object}, expected="the figures of the sweep")["verdict"]:
         raise InputError(
             f"{workdir} was judged on the held-out pairs",
             expected="a sweep without a verdict: trials added now would be chosen knowing it",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -54,6 +55,11 @@ def test_a_configuration_that_is_not_there(refused):
         ("from lattice_jax.config import Config\nCONFIG = Config(sed=1)", "unexpected keyword argument 'sed'"),
         ("CONFIG = (", "was never closed"),
         ("import lattice_jay", "No module named 'lattice_jay'"),
+        ("RATE = 1\nRATE / 0", "bad.py, line 2, can't be read: ZeroDivisionError: division by zero"),
+        ("raise ValueError('too warm')", "ValueError: too warm"),
+        ("{}['rate']", "KeyError: 'rate'"),
+        ("open('/nowhere/at/all')", "FileNotFoundError"),
+        ("from lattice_jax.config import Config\nCONFIG = Config(seed=-1)  # bad.py", "error: seed is -1"),
     ],
 )
 def test_a_configuration_that_is_none(refused, tmp_path, source, told):
@@ -61,7 +67,40 @@ def test_a_configuration_that_is_none(refused, tmp_path, source, told):
     file.write_text(source)
     message = refused("train", "--config", file)
     assert told in message
-    assert "bad.py" in message
+    assert "bad.py" in message or told.startswith("error: ")
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "PLAN = 3", "from lattice_jax.config.plan import Plan\nPLAN = Plan(3, ())"])
+def test_a_plan_that_is_none(refused, tmp_path, source):
+    file = tmp_path / "bad.py"
+    file.write_text(source)
+    assert "error: " in refused("train", "--plan", file)
+
+
+def test_a_file_that_is_not_utf_8(refused, tmp_path):
+    (tmp_path / "bad.py").write_bytes(b"CONFIG = '\xff'")
+    assert "bad.py can't be read: SyntaxError" in refused("train", "--config", tmp_path / "bad.py")
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train", ("--config", SMOKE)),
+        ("train", ("--config", SMOKE, "--resume")),
+        ("train", ("--config", SMOKE, "--seeds", "0", "1")),
+        ("train", ("--plan", ROOT / "configs" / "plan.py")),
+        ("train", ("--plan", ROOT / "configs" / "plan.py", "--resume")),
+        ("sweep", ("--config", SMOKE, "--search", "seed=uniform(0,9)")),
+    ],
+)
+def test_a_folder_that_is_a_file(refused, tmp_path, name, arguments, below):
+    file = tmp_path / "file"
+    file.write_text("a person's own")
+    message = refused(name, *arguments, "--workdir", file / below if below else file)
+    assert f"{file} is no folder" in message
+    assert "--workdir" in message
+    assert file.read_text() == "a person's own"
 
 
 def test_an_unknown_setting(refused):
@@ -175,6 +214,42 @@ def test_a_record_reads_back_as_the_configuration(tmp_path):
     assert read_config_record(tmp_path) == config
 
 
-def test_a_torn_record_is_refused(refused, tmp_path):
-    (tmp_path / "config.json").write_text('{"seed": ')
-    assert "config.json can't be read" in refused("evaluate", "--workdir", tmp_path)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"seed": ', "can't be read: Expecting value"),
+        (b"{}", "it has no seed"),
+        (b"[]", "it holds a list, no object"),
+        (b'{"seed": "\xff"}', "can't be read: 'utf-8' codec"),
+    ],
+)
+def test_a_damaged_record_is_refused(refused, tmp_path, content, told):
+    (tmp_path / "config.json").write_bytes(content)
+    message = refused("evaluate", "--workdir", tmp_path)
+    assert told in message
+    assert "config.json" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"corpus": []}, "corpus is a list"),
+        ({"seed": {}}, "seed is an object"),
+        ({"pool": []}, "pool is []"),
+        ({"garden": {}}, "unexpected keyword argument 'garden'"),
+        ({"training": {"steps": 0}}, "training.steps is 0"),
+        ({"training": {"steps": {}}}, "training.steps is {}"),
+    ],
+)
+def test_a_record_with_what_is_no_setting_is_refused_by_its_name(tmp_path, change, told):
+    (tmp_path / "config.json").write_text(json.dumps(Config().as_dict() | change))
+    with pytest.raises(InputError, match=re.escape(told)) as refused:
+        read_config_record(tmp_path)
+    assert "config.json can't be read" in refused.value.found
+
+
+def test_a_record_of_an_earlier_version_lacks_later_settings(tmp_path):
+    settings = Config().as_dict()
+    del settings["pool"], settings["answer"], settings["emergence"], settings["training"]["question_noise"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_config_record(tmp_path) == Config()

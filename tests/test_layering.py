@@ -1,6 +1,7 @@
 """The arrows of the house: who may import whom, and how large a room may be.
 
-errors, config <- lattice | teachers | corpus <- training (reads lattice) <- evaluation (reads training) <- joining rooms <- bin
+errors, config, records <- lattice | teachers | corpus <- training (reads lattice) <- evaluation (reads training)
+<- joining rooms <- bin
 """
 
 import ast
@@ -10,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
-GROUND = {"errors", "config"}
+GROUND = {"errors", "config", "records"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
 JOINING = {
     "adaptation",
@@ -20,9 +21,11 @@ JOINING = {
     "endurance",
     "ensemble",
     "experiment",
+    "figures",
     "material",
     "observation",
     "plan",
+    "plan_record",
     "run",
     "stacking",
     "sweep",
@@ -31,6 +34,7 @@ JOINING = {
 
 MAY_IMPORT = {
     "errors": set(),
+    "records": {"errors"},
     "config": {"errors", "config"},
     "lattice": {*GROUND, "lattice"},
     "teachers": {*GROUND, "teachers"},
@@ -59,7 +63,9 @@ MAY_IMPORT = {
         "stacking",
     },
     "trial": {*GROUND, *WINGS, "adaptation", "commandline", "embedding", "experiment", "material", "stacking"},
-    "plan": {*GROUND, *WINGS, "commandline", "run", "trial"},
+    "plan_record": {*GROUND, "commandline"},
+    "figures": {*GROUND, *WINGS, "endurance", "experiment", "trial"},
+    "plan": {*GROUND, *WINGS, "commandline", "figures", "plan_record", "run", "trial"},
     "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
     "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "material", "run"},
     "bin": {"run", "embedding", "ensemble", "plan", "sweep", "commandline", "config", "errors"},

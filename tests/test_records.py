@@ -51,5 +51,5 @@ def test_a_whole_record_comes_back_as_it_was_written(tmp_path):
 
 
 def test_fields_of_a_part_are_refused_by_where_it_is():
-    with pytest.raises(InputError, match="attempt 2 of plan.json can't be read: it has no stage"):
-        require_fields({}, {"stage": str}, "attempt 2 of plan.json")
+    with pytest.raises(InputError, match="attempt 2 of the plan can't be read: it has no stage"):
+        require_fields({}, {"stage": str}, "attempt 2 of the plan")

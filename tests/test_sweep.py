@@ -150,9 +150,28 @@ def test_no_trial_is_added_once_the_held_out_pairs_have_spoken(whole, monkeypatc
     assert "was judged on the held-out pairs" in capsys.readouterr().err
 
 
+def test_damaged_figures_of_a_sweep_are_one_clear_message(whole, tmp_path, monkeypatch, capsys):
+    (tmp_path / "search.json").write_bytes((whole[0] / "search.json").read_bytes())
+    (tmp_path / "sweep.json").write_text("{}")
+    assert run_sweep(monkeypatch, tmp_path, "--trials", 3, "--resume") == 2
+    assert "sweep.json can't be read: it has no verdict" in capsys.readouterr().err
+
+
 def test_another_search_is_not_mixed_in(whole, monkeypatch, capsys):
     assert run_sweep(monkeypatch, whole[0], "--trials", 3, "--resume", "--figure", "mrr") == 2
     assert "don't compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b'{"config": ', "Expecting value"), (b"[]", "it holds a list"), (b"{}", "it has no config"), (b"\xff", "'utf-8' codec")],
+)
+def test_a_damaged_record_of_a_sweep_is_one_clear_message(tmp_path, monkeypatch, capsys, content, told):
+    (tmp_path / "search.json").write_bytes(content)
+    assert run_sweep(monkeypatch, tmp_path, "--trials", 3, "--resume") == 2
+    message = capsys.readouterr().err
+    assert "search.json can't be read" in message
+    assert told in message
 
 
 def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(tmp_path, monkeypatch):

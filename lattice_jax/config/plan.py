@@ -2,14 +2,16 @@
 
 Contract: a plan file is plain Python with one `PLAN = Plan(config=FILE, stages=(...))`. A stage trains the base configuration
 with some settings changed, and never touches held-out pairs; the last one may instead judge what an earlier one trained, on the
-held-out pairs. Only there may criteria speak of held-out figures. Whatever breaks this raises `InputError` when the plan is
-made, before anything is trained.
+held-out pairs. Only there may criteria speak of held-out figures. Whatever breaks this, or is of another type than its field,
+raises `InputError` when the plan is made, before anything is trained.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, get_args
 
 from lattice_jax.errors import InputError
 
@@ -28,7 +30,9 @@ class Criterion:
     """One comparison that decides on a stage: figure, comparison, threshold, and why it is asked for."""
 
     figure: str
-    """Dotted name of a figure of the stage: `validation.similarity`, `last.loss`, in the last stage any of `summary.json`."""
+    """Dotted name of a figure of the stage: `validation.similarity`, `last.loss`, in the last stage any of `summary.json`.
+
+    `best.*` are those that every look at the validation pairs records, for a run may be best before its first step."""
     comparison: Comparison
     threshold: float | str
     """A number, or the name of another figure of the same stage, such as `best_baseline.validation_similarity`."""
@@ -38,8 +42,16 @@ class Criterion:
     """Added to the threshold."""
 
     def __post_init__(self):
+        _require_text(self.figure, "the figure of a criterion")
+        told = f"of the criterion on {self.figure}"
+        _require(
+            _is_number(self.threshold) or (isinstance(self.threshold, str) and self.threshold.strip() != ""),
+            f"the threshold {self.threshold!r} {told}",
+            "a finite number or the name of another figure",
+        )
+        _require(_is_number(self.margin), f"the margin {self.margin!r} {told}", "a finite number")
+        _require_text(self.reason, f"the reason {told}")
         _require(self.comparison in (">", ">=", "<", "<="), f"the comparison {self.comparison!r}", "one of >, >=, <, <=")
-        _require(self.reason.strip() != "", f"a criterion on {self.figure} without a reason", "why it is asked for")
 
     def figures(self) -> tuple[str, ...]:
         """All figures that it reads."""
@@ -58,9 +70,15 @@ class GoBack:
 
     stage: str
     settings: Mapping[str, object]
-    """By dotted name; they hold in that stage and in all after it, over what those set themselves."""
+    """By dotted name; they hold in that stage and in all after it, over what those set themselves. When a stage has been
+    repeated and an attempt from before the change is taken forward, it holds no more."""
     reason: str
     """Why this change should help."""
+
+    def __post_init__(self):
+        _require_text(self.stage, "the stage of a GoBack")
+        _require_settings(self.settings, f"a GoBack to {self.stage!r}")
+        _require_text(self.reason, f"the reason of a GoBack to {self.stage!r}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,9 @@ class GoOn:
     """Go on although a criterion was missed."""
 
     reason: str
+
+    def __post_init__(self):
+        _require_text(self.reason, "the reason of a GoOn")
 
 
 @dataclass(frozen=True)
@@ -90,10 +111,18 @@ class Stage:
 
     def __post_init__(self):
         _require(
-            re.fullmatch(r"[\w-]+", self.name) is not None,
+            isinstance(self.name, str) and re.fullmatch(r"[\w-]+", self.name) is not None,
             f"the stage name {self.name!r}",
             "letters, digits, '-' and '_': it names a folder",
         )
+        told = f"of stage {self.name!r}"
+        _require_text(self.purpose, f"the purpose {told}")
+        _require_all(self.criteria, Criterion, f"the criteria {told}")
+        _require_all(self.if_missed, GoBack | GoOn, f"if_missed {told}")
+        _require_settings(self.settings, f"stage {self.name!r}")
+        for role in ("start", "adapter", "judges"):
+            other = getattr(self, role)
+            _require(isinstance(other, str), f"{role} {other!r} {told}", "the name of an earlier stage, or ''")
         _require(
             len(self.criteria) > 0, f"stage {self.name!r} without criteria", "at least one: a stage is there to be decided on"
         )
@@ -114,6 +143,8 @@ class Plan:
     stages: tuple[Stage, ...]
 
     def __post_init__(self):
+        _require_text(self.config, "the config of a plan")
+        _require_all(self.stages, Stage, "the stages of a plan")
         names = [stage.name for stage in self.stages]
         _require(len(names) > 0, "a plan without stages", "at least one")
         _require(len(set(names)) == len(names), f"stages named {names}", "a name of its own for each")
@@ -154,6 +185,30 @@ def _require_open(stage: Stage) -> None:
                 "baselines.NAME.validation_*, best_baseline.validation_*): held-out figures decide in the last stage alone, "
                 "one that judges",
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require_text(value: object, called: str) -> None:
+    _require(isinstance(value, str) and value.strip() != "", f"{called} is {value!r}", "some text")
+
+
+def _require_settings(value: object, called: str) -> None:
+    _require(
+        isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+        f"{called} with the settings {value!r}",
+        "a dictionary from dotted names to values",
+    )
+
+
+def _require_all(values: Any, kind: type | UnionType, called: str) -> None:
+    names = " or ".join(one.__name__ for one in get_args(kind)) or getattr(kind, "__name__", "")
+    one = f"a tuple of {names}, with a comma behind a single one"
+    _require(isinstance(values, tuple | list), f"{called}: {values!r}", one)
+    for value in values:
+        _require(isinstance(value, kind), f"{called}: {value!r} among them", f"a tuple of {names}")
 
 
 def _require(condition: bool, found: str, expected: str) -> None:
