@@ -89,9 +89,7 @@ def search(
     """Try settings until `trials` have ended, then judge the best; returns the figures of `sweep.json`."""
     optuna = _optuna()
     _record(config, wanted, workdir, resume=resume)
-    study = optuna.create_study(
-        storage=f"sqlite:///{workdir / DATABASE}", study_name="sweep", direction="maximize", load_if_exists=resume
-    )
+    study = _study(workdir / DATABASE, optuna, resume=resume)
     _give_up_what_was_cut_off(study)
     shared = trial.Shared(workdir / "adapters", console)
     while (ended := _ended(study)) < trials:
@@ -111,6 +109,17 @@ def search(
     console.print(render(found))
     console.print(f"\n{workdir / PAGE}", highlight=False)
     return found
+
+
+def _study(path: Path, optuna: Any, *, resume: bool) -> "optuna.Study":
+    from sqlalchemy.exc import SQLAlchemyError  # comes with Optuna
+
+    try:
+        return optuna.create_study(storage=f"sqlite:///{path}", study_name="sweep", direction="maximize", load_if_exists=resume)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        raise InputError(
+            f"{path} can't be read: {str(error).splitlines()[0]}", expected="the study of this sweep", fix="restore it"
+        ) from error
 
 
 def _optuna():

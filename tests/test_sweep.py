@@ -157,6 +157,13 @@ def test_damaged_figures_of_a_sweep_are_one_clear_message(whole, tmp_path, monke
     assert "sweep.json can't be read: it has no verdict" in capsys.readouterr().err
 
 
+def test_a_damaged_study_is_one_clear_message(whole, tmp_path, monkeypatch, capsys):
+    (tmp_path / "search.json").write_bytes((whole[0] / "search.json").read_bytes())
+    (tmp_path / "sweep.db").write_bytes(b"not a database, but of some length" * 200)
+    assert run_sweep(monkeypatch, tmp_path, "--trials", 3, "--resume") == 2
+    assert "sweep.db can't be read" in capsys.readouterr().err
+
+
 def test_another_search_is_not_mixed_in(whole, monkeypatch, capsys):
     assert run_sweep(monkeypatch, whole[0], "--trials", 3, "--resume", "--figure", "mrr") == 2
     assert "don't compare" in capsys.readouterr().err
