@@ -20,7 +20,8 @@ from lattice_jax.lattice.cell import (
     shapes,
     sharing_shape,
 )
-from lattice_jax.lattice.grid import AHEAD, offsets
+from lattice_jax.lattice.grid import offsets
+from lattice_jax.lattice.surface import towards
 
 
 def start(config: LatticeConfig, seed: int = 0) -> dict:
@@ -98,7 +99,7 @@ def test_shared_weights_have_one_copy(sharing, leading):
 
 def test_cells_start_as_a_wave_guide_with_weights_of_their_own():
     arrays = start(SMALL)
-    ahead = offsets("von_neumann").index(AHEAD)
+    ahead = offsets("von_neumann").index(towards("front"))
     np.testing.assert_array_equal(arrays["perception"][..., ahead, :], np.ones((3, 4, 5, 3)))
     assert 0.01 < float(jnp.std(jnp.delete(arrays["perception"], ahead, -2))) < 0.1
     for name in DECAYED:

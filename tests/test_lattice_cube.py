@@ -43,10 +43,21 @@ def dependence(config: LatticeConfig, seed: int = 1) -> np.ndarray:
     return answered[1:] != answered[:1]
 
 
-@pytest.mark.parametrize("surface_channels", [1, 2])
-def test_an_untrained_cube_hands_its_input_on(surface_channels):
+@pytest.mark.parametrize(
+    ("surface_channels", "faces", "sizes"),
+    [
+        (1, ("front", "back"), (4, 8, 8)),
+        (2, ("front", "back"), (4, 8, 8)),
+        (1, ("back", "front"), (4, 8, 8)),
+        (1, ("bottom", "top"), (8, 4, 8)),
+        (1, ("left", "right"), (8, 8, 4)),
+    ],
+)
+def test_an_untrained_cube_hands_its_input_on(surface_channels, faces, sizes):
     config = LatticeConfig(
-        grid=GridConfig(4, 8, 8),
+        grid=GridConfig(*sizes),
+        input_face=faces[0],
+        output_face=faces[1],
         cell=CellConfig(visible=16, memory=16, hidden=16),
         steps=8,
         surface_channels=surface_channels,

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_cube import WALLS, quick_jit
 
-from lattice_jax.lattice.grid import AHEAD, SELF, extend, offsets, seen, shift
+from lattice_jax.lattice.grid import SELF, extend, offsets, seen, shift
+from lattice_jax.lattice.surface import towards
 
 ALL_OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=3))
 
@@ -71,9 +72,11 @@ def test_moore_offsets_are_self_and_the_26_others_in_lexicographic_order():
     assert len(offsets("moore")) == 27
 
 
-def test_ahead_is_the_neighbour_nearer_to_the_front_face():
+def test_the_neighbour_towards_a_face_is_the_one_nearer_to_it():
     depths = jnp.broadcast_to(jnp.arange(4).reshape(4, 1, 1), (4, 2, 3))
-    np.testing.assert_array_equal(shift(depths, AHEAD, "edge"), np.maximum(np.asarray(depths) - 1, 0))
+    np.testing.assert_array_equal(shift(depths, towards("front"), "edge"), np.maximum(np.asarray(depths) - 1, 0))
+    np.testing.assert_array_equal(shift(depths, towards("back"), "edge"), np.minimum(np.asarray(depths) + 1, 3))
+    assert (towards("top"), towards("right")) == ((0, -1, 0), (0, 0, 1))
     np.testing.assert_array_equal(shift(depths, SELF, "zero"), depths)
 
 

@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Key
 
 from lattice_jax.config import CellConfig, LatticeConfig
 from lattice_jax.errors import InputError
-from lattice_jax.lattice.grid import AHEAD, offsets
+from lattice_jax.lattice.grid import offsets
+from lattice_jax.lattice.surface import towards
 
 Parameters = dict[str, Float[Array, "..."]]
 
@@ -91,13 +92,13 @@ def sharing_shape(config: LatticeConfig) -> tuple[int, int, int]:
 
 
 def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
-    """Start values: a wave guide that copies the layer in front, and small random everything else.
+    """Start values: a wave guide that copies the layer nearer to the input face, and small random everything else.
 
-    The perception starts as the neighbour ahead alone, so the update relaxes every cell towards the one before it and the cube
+    The perception starts as the neighbour there alone, so the update relaxes every cell towards the one before it and the cube
     hands a signal on from the first step. With small random neighbour weights nothing arrives and nothing is learned.
     """
     cell, leading = config.cell, sharing_shape(config)
-    ahead = offsets(cell.perception).index(AHEAD)
+    ahead = offsets(cell.perception).index(towards(config.input_face))
     keys = dict(zip(shapes(cell), jax.random.split(key, len(shapes(cell))), strict=True))
 
     def start(name: str, shape: tuple[int, ...]) -> Array:

@@ -19,8 +19,6 @@ Extend = Callable[[Array], Array]
 """Adds one cell on both sides of depth, height and width: what lies beyond the walls (or on the next device)."""
 
 SELF: Offset = (0, 0, 0)
-AHEAD: Offset = (-1, 0, 0)
-"""The neighbour one layer nearer to the front face."""
 
 
 def offsets(neighbourhood: Neighbourhood) -> tuple[Offset, ...]:

@@ -12,10 +12,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lattice_jax.config import Face, GridConfig
+from lattice_jax.lattice.grid import Offset
 
 AXIS: dict[Face, int] = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
 Cells = TypeVar("Cells", np.ndarray, jax.Array)
 _FIRST: frozenset[Face] = frozenset({"front", "top", "left"})
+
+
+def towards(face: Face) -> Offset:
+    """Where the neighbour lies that is one cell nearer to the face."""
+    step = -1 if face in _FIRST else 1
+    depth, height, width = (step if axis == AXIS[face] else 0 for axis in range(3))
+    return depth, height, width
 
 
 def face_slice(face: Face, size: int) -> slice:
