@@ -22,7 +22,7 @@ import tyro
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
-from lattice_jax.records import read_record
+from lattice_jax.records import flat, read_record
 
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
@@ -145,14 +145,18 @@ def use_devices(config: Config) -> Config:
 
 def new_workdir(wanted: Path | None, name: str) -> Path:
     """The folder that was asked for, or the first free one of runs/NAME, runs/NAME-2, ..."""
-    number = 1
-    while (free := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    folder = free if wanted is None else wanted
+    folder = wanted or _free_folder(name)
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is no folder", expected="one for the run, there or not yet", fix="give another --workdir")
     return folder
+
+
+def _free_folder(name: str) -> Path:
+    number = 1
+    while (free := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return free
 
 
 def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
@@ -200,11 +204,3 @@ def _rebuild(kind: type, values: dict):
             for name, value in values.items()
         }
     )
-
-
-def flat(values: dict, prefix: str = "") -> dict:
-    """Nested settings by their dotted names."""
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found

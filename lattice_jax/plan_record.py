@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lattice_jax.commandline import flat
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
-from lattice_jax.records import read_record, require_fields
+from lattice_jax.records import flat, read_record, require_fields
 
 RECORD = "plan.json"
 _WHOLE = {"asked.plan.config": str, "asked.plan.stages": list, "asked.config": dict, "attempts": list, "outcome": str}

@@ -46,6 +46,14 @@ def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _
             raise InputError(f"{where} can't be read: {name} is {_told(found)}", expected=expected, fix=fix)
 
 
+def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def _told(value: Any) -> str:
     """A JSON value by its kind: the whole may be long."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}

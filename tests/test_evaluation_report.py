@@ -23,10 +23,10 @@ from lattice_jax.evaluation.report.record import (
     changed_settings,
     configuration_source,
     differing_settings,
-    flat,
     read_run,
     told_apart,
 )
+from lattice_jax.records import flat
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "image", "rect"}
 SECTIONS = [

@@ -16,7 +16,7 @@ from benchmarks.limit.linear import windowed_ridge
 from lattice_jax.alignment import align
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
-from lattice_jax.evaluation.baselines import Pairs, fit_baselines, ridge
+from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows
 from lattice_jax.lattice import cube
@@ -190,16 +190,21 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
         config = with_settings(corpus.config, {"loss.contrastive": contrast})
         return [_trained(corpus, config, sides).predict(sides.judged_on.questions) for sides in divisions]
 
-    def ridges() -> list[np.ndarray]:
-        fitted = [ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,)) for sides in divisions]
-        return [regression.predict(asked) for regression, asked in zip(fitted, questions, strict=True)]
+    def baselines(fit: Callable[[Pairs, Pairs], Baseline]) -> list[np.ndarray]:
+        return [fit(sides.train, sides.chosen_on).predict(sides.judged_on.questions) for sides in divisions]
 
-    def mlps() -> list[np.ndarray]:
-        fit = partial(fit_baselines, parameters=parameters, operation_budget=OPERATIONS)
-        fitted = [fit(sides.train, sides.chosen_on)["mlp_equal"] for sides in divisions]
-        return [mlp.predict(asked) for mlp, asked in zip(fitted, questions, strict=True)]
+    def regression(train: Pairs, chosen_on: Pairs) -> Baseline:
+        return ridge(train, chosen_on, "ridge", shares=(0.0,))
 
-    for name, answers in {"ridge": ridges, "MLP of equal size": mlps, "cube": partial(cubes, 0.0)}.items():
+    def mlp(train: Pairs, chosen_on: Pairs) -> Baseline:
+        return fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)["mlp_equal"]
+
+    learners = {
+        "ridge": partial(baselines, regression),
+        "MLP of equal size": partial(baselines, mlp),
+        "cube": partial(cubes, 0.0),
+    }
+    for name, answers in learners.items():
         plain = [unit_rows(rows, "answers") for rows in answers()]
         for share in shares:
             told = [rows + share * asked for rows, asked in zip(plain, questions, strict=True)]

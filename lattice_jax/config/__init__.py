@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from lattice_jax.config.checks import require, require_kinds
 from lattice_jax.config.emergence import EmergenceConfig
 from lattice_jax.config.lattice import (
+    AXIS,
     CellConfig,
     Engine,
     Face,
@@ -35,6 +36,7 @@ from lattice_jax.config.pool import Damage, PoolConfig
 from lattice_jax.config.teacher import TeacherConfig
 
 __all__ = [
+    "AXIS",
     "AdapterConfig",
     "AnswerConfig",
     "CellConfig",

@@ -8,6 +8,8 @@ from typing import Literal
 from lattice_jax.config.checks import require, require_kinds
 
 Face = Literal["front", "back", "top", "bottom", "left", "right"]
+AXIS: dict[Face, int] = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
+"""The axis of the grid, depth, height or width, at whose end a face lies."""
 Sharing = Literal["cell", "layer", "lattice"]
 Neighbourhood = Literal["von_neumann", "moore"]
 Walls = Literal["zero", "periodic", "reflect", "edge"]
@@ -169,11 +171,10 @@ class LatticeConfig:
 
     def face_distance(self) -> int:
         """Firings that a signal needs from the input face to the nearest cell of the output face."""
-        axes = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
         sizes = (self.grid.depth, self.grid.height, self.grid.width)
-        axis = axes[self.input_face]
+        axis = AXIS[self.input_face]
         # The faces of two different axes share an edge, whose cells are in both: no step is needed there, one anywhere else.
-        return sizes[axis] - 1 if axes[self.output_face] == axis else 1
+        return sizes[axis] - 1 if AXIS[self.output_face] == axis else 1
 
     def arrival_probability(self, steps: int) -> float:
         """Probability that a path of `face_distance()` cells, each firing with the update rate, is crossed in `steps`.

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lattice_jax.config import Face, GridConfig
+from lattice_jax.config import AXIS, Face, GridConfig
 from lattice_jax.lattice.grid import Offset
 
-AXIS: dict[Face, int] = {"front": 0, "back": 0, "top": 1, "bottom": 1, "left": 2, "right": 2}
 Cells = TypeVar("Cells", np.ndarray, jax.Array)
 _FIRST: frozenset[Face] = frozenset({"front", "top", "left"})
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
-from lattice_jax.records import read_record
+from lattice_jax.records import flat, read_record
 from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
@@ -97,14 +97,6 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
         tails = ["/".join(run.folder.resolve().parts[-parts:]) for run in runs]
         named = [run._replace(name=tail) if run.name in alike else run for run, tail in zip(named, tails, strict=True)]
     return named
-
-
-def flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def changed_settings(settings: Mapping) -> dict[str, tuple[Any, Any]]:

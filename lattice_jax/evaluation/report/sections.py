@@ -19,8 +19,9 @@ from lattice_jax.evaluation.report.panels import (
     resource_panels,
     verdict_panels,
 )
-from lattice_jax.evaluation.report.record import Run, changed_settings, configuration_source, flat
+from lattice_jax.evaluation.report.record import Run, changed_settings, configuration_source
 from lattice_jax.evaluation.verdict import CONTROLS, label
+from lattice_jax.records import flat
 from lattice_jax.training.monitor import median_samples_per_second
 
 POOL_METRICS = {

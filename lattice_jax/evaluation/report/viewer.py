@@ -6,8 +6,11 @@ a field that changes has the shape [question, step, cell], the others [cell], ce
 
 import base64
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
+
+from lattice_jax.config import AXIS, Face
 
 BUDGET_BYTES = 3_000_000
 """Of one changing field; a larger cube is shown with fewer questions."""
@@ -65,8 +68,8 @@ def payload(arrays: Mapping[str, np.ndarray]) -> dict:
 
 def _last_is_output(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether the last layer is the output face: not where it shares an edge with the input face, layer 0."""
-    entered, left = (str(face) for face in arrays.get("faces", ("front", "back")))
-    return {entered, left} in ({"front", "back"}, {"top", "bottom"}, {"left", "right"})
+    entered, left = (AXIS[cast(Face, str(face))] for face in arrays.get("faces", ("front", "back")))
+    return entered == left
 
 
 def _bytes(field: np.ndarray) -> dict:
