@@ -1,4 +1,14 @@
-"""Strict numerics and checked shapes, under pytest only."""
+"""Strict numerics and checked shapes, under pytest only; what one test or program compiled the others of a session load."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lattice_jax-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 from jaxtyping import install_import_hook
 

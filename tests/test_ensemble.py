@@ -16,6 +16,8 @@ SHORT = (
     "--config.training.evaluate_every=2",
     "--config.training.checkpoint_every=4",
     "--config.adapter.steps=4",
+    "--config.emergence.every=0",
+    "--config.emergence.no-at-end",
 )
 
 

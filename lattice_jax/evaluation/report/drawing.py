@@ -8,8 +8,10 @@ with the panel's name. All panels are `WIDTH` inches wide, so that letters are o
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -51,7 +53,8 @@ VARIABLES = {
 SEQUENTIAL = "viridis"
 
 
-class Panel(NamedTuple):
+@dataclass(frozen=True)
+class Panel:
     """One figure, and what a reader must know to read it."""
 
     name: str
@@ -60,18 +63,26 @@ class Panel(NamedTuple):
     """What it shows, and what a baseline or null model would show."""
     draw: Callable[[], "Figure"]
 
+    @cached_property
+    def figure(self) -> "Figure":
+        """Drawn and laid out once, wherever it is shown: both take longer than to write it. The page shines through its axes."""
+        figure = self.draw()
+        for axes in figure.axes:
+            axes.set_facecolor("none")
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        return figure
+
 
 def svg(panel: Panel) -> str:
     """The figure as an `<svg>` element for this page."""
     import matplotlib
 
     written = io.StringIO()
-    figure = panel.draw()
-    for axes in figure.axes:
-        axes.set_facecolor("none")  # the page shines through
     # Text stays text, and ids are the same for the same figure.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.name}):
-        figure.savefig(written, format="svg", facecolor="none", metadata={"Date": None})
+        panel.figure.savefig(written, format="svg", facecolor="none", metadata={"Date": None})
     text = written.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Equal images get equal ids: only those that something points at are kept.
@@ -87,14 +98,14 @@ def svg(panel: Panel) -> str:
 
 def png(panel: Panel, path: Path) -> None:
     """The figure as a file, on white."""
-    panel.draw().savefig(path, format="png")
+    panel.figure.savefig(path, format="png")
 
 
 def pixels(panel: Panel) -> np.ndarray:
     """The figure as uint8 [height, width, 3], on white."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(panel.draw())
+    canvas = FigureCanvasAgg(panel.figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
