@@ -48,6 +48,12 @@ def noise_like(tree, seed: int):
     return jax.tree.unflatten(structure, [jnp.asarray(drawn.normal(size=leaf.shape), jnp.float32) for leaf in leaves])
 
 
+def assert_close(found, expected, tolerance: float = 2e-5):
+    """Equal up to the order of additions, relative to the largest entry of each array."""
+    for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(np.abs(wanted).max(), 1e-6))
+
+
 def lively_parameters(config: LatticeConfig, seed: int = 0) -> dict:
     """Parameters in which nothing is zero or one, so that every path through a cell carries something."""
     shapes = jax.eval_shape(functools.partial(cube.initialise, config), key=jax.random.key(0))

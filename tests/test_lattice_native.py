@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
-from small_cube import SMALL, WALLS, lively_parameters, noise_like, quick_jit, with_cell, with_update
+from small_cube import SMALL, WALLS, assert_close, lively_parameters, noise_like, quick_jit, with_cell, with_update
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.errors import InputError
@@ -64,12 +64,6 @@ def answer_loss(parameters: dict, given: jax.Array, config: LatticeConfig, sampl
     return jnp.sum(jnp.stack(jax.tree.leaves(weighed))), shown
 
 
-def assert_close(found, expected, tolerance: float = 2e-5):
-    """Equal up to the order of additions, relative to the largest entry of each array."""
-    for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(float(jnp.max(jnp.abs(wanted))), 1e-6))
-
-
 @pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "expected"])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_those_of_the_scan(case, sampled):
@@ -88,8 +82,8 @@ def test_values_and_gradients_are_those_of_the_scan(case, sampled):
 def test_a_pass_without_gradient_keeps_no_versions_and_is_the_same(case):
     config, batch = CASES[case]
     parameters, given = lively_parameters(config), vectors(config, batch)
-    _, values = jax.jit(functools.partial(answer_loss, config=native(config)))(parameters, given)
-    (_, kept), _ = jax.jit(jax.value_and_grad(functools.partial(answer_loss, config=native(config)), has_aux=True))(
+    _, values = quick_jit(functools.partial(answer_loss, config=native(config)))(parameters, given)
+    (_, kept), _ = quick_jit(jax.value_and_grad(functools.partial(answer_loss, config=native(config)), has_aux=True))(
         parameters, given
     )
     jax.tree.map(np.testing.assert_array_equal, values, kept)
@@ -105,7 +99,7 @@ def test_cells_that_can_no_longer_reach_the_output_change_neither_the_answer_nor
         answer = cube.answer(parameters, given, key=jax.random.key(3), config=config, sampled=True, read=read)
         return jnp.sum(jnp.square(answer.vectors)), answer.vectors
 
-    differentiate = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    differentiate = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
     (_, whole), whole_gradients = differentiate(parameters, given, "cube")
     (_, pruned), pruned_gradients = differentiate(parameters, given, "output")
     assert_close(pruned, whole)
@@ -116,7 +110,7 @@ def test_the_same_call_gives_the_same_bits_on_any_number_of_threads():
     config = native(dataclasses.replace(GROUPED, devices=1))
     parameters, given = lively_parameters(config), vectors(config, 3)
     results = [
-        jax.jit(jax.grad(lambda p, threads=threads: answer_loss(p, given, dataclasses.replace(config, devices=threads))[0]))(
+        quick_jit(jax.grad(lambda p, threads=threads: answer_loss(p, given, dataclasses.replace(config, devices=threads))[0]))(
             parameters
         )
         for threads in (1, 2, 7)
@@ -130,7 +124,7 @@ def test_a_pass_can_be_differentiated_twice():
     config = native(GROUPED)
     parameters, given = lively_parameters(config), vectors(config, 3)
 
-    @jax.jit
+    @quick_jit
     def gradients(parameters):
         _, pull_back, shown = jax.vjp(lambda p: answer_loss(p, given, config), parameters, has_aux=True)
         del shown
@@ -148,7 +142,7 @@ def test_values_are_kept_while_they_fit_into_an_eighth_of_the_memory(monkeypatch
     def temporary_bytes(total: int) -> int:
         monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: memory._replace(total=total))
         engine.recomputes.cache_clear()
-        grad = jax.jit(jax.grad(lambda p: answer_loss(p, given, config)[0]))
+        grad = quick_jit(jax.grad(lambda p: answer_loss(p, given, config)[0]))
         return grad.lower(parameters).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(2**20) < temporary_bytes(2**40)
@@ -159,7 +153,7 @@ def test_a_diverging_pass_is_seen():
     config = native(with_update(SMALL, bound="none"))
     parameters = lively_parameters(config)
     parameters["content_kernel"] = parameters["content_kernel"].at[1, 1, 1, 0, 0].set(jnp.nan)
-    loss, _ = jax.jit(functools.partial(answer_loss, config=config))(parameters, vectors(config, 2))
+    loss, _ = quick_jit(functools.partial(answer_loss, config=config))(parameters, vectors(config, 2))
     assert not np.isfinite(loss)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_cube import SMALL, lively_parameters, lively_state, noise_like, quick_jit, with_cell, with_update
+from small_cube import SMALL, assert_close, lively_parameters, lively_state, noise_like, quick_jit, with_cell, with_update
 
 from lattice_jax.config import GridConfig, LatticeConfig
 from lattice_jax.lattice import cube
@@ -41,11 +41,6 @@ def asking(config: LatticeConfig, sampled: bool, read: str = "cube"):
         return cube.answer(parameters, given, key=KEY, config=config, sampled=sampled, read=read, start=start, horizon=horizon)
 
     return quick_jit(ask)
-
-
-def assert_close(found, expected, tolerance: float = 2e-5):
-    for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(float(jnp.max(jnp.abs(wanted))), 1e-6))
 
 
 CASES = {
