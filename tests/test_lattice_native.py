@@ -41,6 +41,8 @@ CASES = {
     "every cell fires": (with_update(SMALL, rate=1.0), 2),
     "one mask for the batch": (with_update(SMALL, mask="batch"), 3),
     "one mask, recomputed": (dataclasses.replace(with_update(SMALL, mask="batch"), remat="always"), 3),
+    "weights by layer": (dataclasses.replace(SMALL, sharing="layer"), 2),
+    "one rule": (dataclasses.replace(PERIODIC, sharing="lattice"), 2),
     "quiescent": (with_update(PERIODIC, quiescent=True), 2),
     "from side to side": (dataclasses.replace(SMALL, input_face="left", output_face="right", steps=6), 2),
     "one thread": (dataclasses.replace(SMALL, devices=1), 2),
@@ -171,9 +173,8 @@ def test_more_firings_than_room_was_made_for_stop_the_pass():
         jax.block_until_ready(jax.grad(loss)(cells, 5))
 
 
-@pytest.mark.parametrize("changed", [{"sharing": "layer"}, {"precision": "bfloat16"}])
-def test_a_cube_that_it_cannot_compute_is_refused_with_the_fix(changed):
-    config = dataclasses.replace(SMALL, **changed)
+def test_a_cube_that_it_cannot_compute_is_refused_with_the_fix():
+    config = dataclasses.replace(SMALL, precision="bfloat16")
     assert devices.engine(dataclasses.replace(config, engine="automatic")) == "scan"
     with pytest.raises(InputError, match=r"engine automatic"):
         devices.engine(native(config))

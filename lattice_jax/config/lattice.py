@@ -124,9 +124,8 @@ class LatticeConfig:
     minimum_arrival: float = 0.8
     """Probability with which a signal that needs one firing a layer must have reached the output face after all steps."""
     engine: Engine = "automatic"
-    """What computes the steps: 'scan', the plain definition in JAX; 'native', compiled C that skips what does not fire, on CPU
-    with weights of its own per cell; 'fused', one kernel a step on a GPU; 'automatic' takes the fastest that the device and the
-    sharing allow."""
+    """What computes the steps: 'scan', the plain definition in JAX; 'native', compiled C that skips what does not fire, on CPU;
+    'fused', one kernel a step on a GPU; 'automatic' takes the fastest that the device and the precision allow."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers in which the steps are computed; weights, gradients and losses are float32 either way."""
     remat: Literal["automatic", "always", "never"] = "automatic"

@@ -31,13 +31,13 @@ def engine(config: LatticeConfig) -> Engine:
     Raises InputError where the engine asked for can't compute this cube on this device.
     """
     backend = jax.default_backend()
-    compiled = config.sharing == "cell" and config.precision == "float32" and backend == "cpu"
+    compiled = config.precision == "float32" and backend == "cpu"
     if config.engine == "automatic":
         return "native" if compiled else "scan"
     if config.engine == "native" and not compiled:
         raise InputError(
-            f"lattice.engine is 'native', with sharing {config.sharing!r} and precision {config.precision!r} on {backend}",
-            expected="weights of its own for every cell (lattice.sharing cell), in float32, on the CPU",
+            f"lattice.engine is 'native', with precision {config.precision!r} on {backend}",
+            expected="numbers in float32, on the CPU",
             fix="set --config.lattice.engine automatic",
         )
     return config.engine

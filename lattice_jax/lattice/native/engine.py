@@ -181,7 +181,10 @@ def advance(
     none; it gets no gradient.
     """
     size, batch = config.grid, injected.shape[3]
-    fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
+    cells = (size.depth, size.height, size.width)
+    # Shared weights as weights of every cell: to write them out costs little beside a pass, and their gradients add up.
+    parameters = {name: jnp.broadcast_to(value, (*cells, *value.shape[3:])) for name, value in parameters.items()}
+    fires = jnp.broadcast_to(fires, (config.steps, *cells, *fires.shape[4:]))
     of = Pass(config, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
     of = of._replace(started=start is not None)
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires, start))
