@@ -65,7 +65,7 @@ class Panel:
 
     @cached_property
     def figure(self) -> "Figure":
-        """Drawn and laid out once, wherever it is shown: both take longer than to write it. The page shines through its axes."""
+        """Drawn and laid out once, wherever it is shown: both take longer than writing it. Through its axes the page shines."""
         figure = self.draw()
         for axes in figure.axes:
             axes.set_facecolor("none")

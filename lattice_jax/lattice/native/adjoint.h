@@ -29,7 +29,7 @@ static inline void affine_backward(const Pass* pass, long cell, enum Parameter k
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns, row = padded(lattice->batch);
   transpose_samples(lattice->batch, columns, change, scratch->across);
   multiply(depth, row, columns, (Operand){weight(pass, kernel, cell), columns, 1}, scratch->across, row, scratch->back, row,
-           NULL, 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], scratch->next));
+           NULL, 0, upcoming(weight(pass, kernel, scratch->next), lattice->sizes[kernel]));
   transpose_to_samples(lattice->batch, depth, scratch->back, out);
 }
 
@@ -39,7 +39,7 @@ static inline void affine_gradients(const Pass* pass, long cell, enum Parameter 
   const Lattice* lattice = pass->lattice;
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
   multiply(depth, columns, rows, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns, NULL,
-           !lattice->deferred, upcoming(pass->gradients[kernel], lattice->sizes[kernel], scratch->next));
+           !lattice->deferred, upcoming(gradient(pass, kernel, scratch->next), lattice->sizes[kernel]));
   add_rows(rows, columns, change, gradient(pass, bias, cell));
 }
 

@@ -43,7 +43,8 @@ typedef struct {
 } Pass;
 
 static inline const float* weight(const Pass* pass, enum Parameter name, long cell) {
-  return pass->lattice->weights[name] + cell * pass->lattice->sizes[name];
+  const long sharers = pass->lattice->sharers, copy = sharers == 1 ? cell : cell / sharers; /* a division takes long */
+  return pass->lattice->weights[name] + copy * pass->lattice->sizes[name];
 }
 
 static inline float* gradient(const Pass* pass, enum Parameter name, long cell) {
@@ -84,9 +85,7 @@ static inline void join(long rows, long width, const float* left, const float* r
     }
 }
 
-static inline Upcoming upcoming(const float* of_all_cells, long size, long next) {
-  return (Upcoming){of_all_cells + next * size, of_all_cells + (next + 1) * size, 1};
-}
+static inline Upcoming upcoming(const float* of_next, long size) { return (Upcoming){of_next, of_next + size, 1}; }
 
 /* out = values kernel + bias. */
 static inline void affine(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, const float* values,
@@ -94,7 +93,7 @@ static inline void affine(const Pass* pass, long cell, enum Parameter kernel, en
   const Lattice* lattice = pass->lattice;
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
   multiply(lattice->batch, columns, depth, (Operand){values, depth, 1}, weight(pass, kernel, cell), columns, out, columns,
-           weight(pass, bias, cell), 0, upcoming(lattice->weights[kernel], lattice->sizes[kernel], next));
+           weight(pass, bias, cell), 0, upcoming(weight(pass, kernel, next), lattice->sizes[kernel]));
 }
 
 /* The neighbour of `next` at the same place, or `other` where it has none. */

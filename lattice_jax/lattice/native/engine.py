@@ -1,7 +1,7 @@
 """The compiled pass as a differentiable JAX function.
 
-Contract: `advance` equals the scan over `step`, values and gradients, for any walls and neighbourhoods, on one device, with
-weights of its own for every cell, in float32. A cell whose firing is 0 for all samples in a step costs nothing in it.
+Contract: `advance` equals the scan over `step`, values and gradients, for any walls, neighbourhoods and sharing of weights, on
+one device, in float32. A cell whose firing is 0 for all samples in a step costs nothing in it.
 """
 
 import ctypes
@@ -64,7 +64,7 @@ class Pass(NamedTuple):
         values += [config.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
         values += [config.update.bound == "tanh", self.keeps, self.defers]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
-        values += [self.started]
+        values += [self.started, self.cells // int(np.prod(cell.sharing_shape(self.config)))]
         return np.array(values, np.int32)
 
     def sizes(self) -> tuple[int, int, int, int]:
@@ -141,7 +141,8 @@ def _advance_forward(of: Pass, parameters: Parameters, injected: Array, fires: A
 def _advance_backward(of: Pass, residuals, gradients):
     parameters, injected, fires, start, kept = residuals
     names = list(cell.shapes(of.config.cell))
-    results = [_floats(*parameters[name].shape) for name in names]
+    size = of.config.grid
+    results = [_floats(size.depth, size.height, size.width, *parameters[name].shape[3:]) for name in names]
     arguments = _arguments(of, parameters, injected, fires, start)
     call = jax.ffi.ffi_call(
         "lattice_backward",
@@ -150,7 +151,11 @@ def _advance_backward(of: Pass, residuals, gradients):
     )
     found = cast(list[Array], call(*arguments, kept, *gradients))
     none_to_start = jax.tree.map(jnp.zeros_like, start)
-    return dict(zip(names, found, strict=False)), found[len(names)], jnp.zeros_like(fires), none_to_start
+    shared = tuple(axis for axis, copies in enumerate(cell.sharing_shape(of.config)) if copies == 1)
+    to_weights = dict(zip(names, found, strict=False))
+    if shared:
+        to_weights = {name: jnp.sum(each, shared, keepdims=True) for name, each in to_weights.items()}
+    return to_weights, found[len(names)], jnp.zeros_like(fires), none_to_start
 
 
 _advance.defvjp(_advance_forward, _advance_backward)
@@ -181,10 +186,7 @@ def advance(
     none; it gets no gradient.
     """
     size, batch = config.grid, injected.shape[3]
-    cells = (size.depth, size.height, size.width)
-    # Shared weights as weights of every cell: to write them out costs little beside a pass, and their gradients add up.
-    parameters = {name: jnp.broadcast_to(value, (*cells, *value.shape[3:])) for name, value in parameters.items()}
-    fires = jnp.broadcast_to(fires, (config.steps, *cells, *fires.shape[4:]))
+    fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
     of = Pass(config, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
     of = of._replace(started=start is not None)
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires, start))

@@ -23,6 +23,7 @@ enum Setting {
   GATED,
   FIRES_BATCH,
   STARTED,
+  SHARERS,
   SETTINGS
 };
 
@@ -42,6 +43,7 @@ static Lattice describe(const int32_t* settings) {
       .kept = settings[KEPT],
       .deferred = settings[DEFERRED],
       .fires_batch = settings[FIRES_BATCH],
+      .sharers = settings[SHARERS],
       .perception = {.count = perceived},
       .gate = {.count = gated},
       .sizes = {[PERCEPTION] = perceived * channels,

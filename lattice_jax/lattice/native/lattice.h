@@ -43,6 +43,7 @@ typedef struct {
   float epsilon;
   const float* weights[PARAMETERS];
   long sizes[PARAMETERS]; /* of one cell */
+  long sharers;           /* so many cells in a row have the same weights: 1, those of a layer, or all */
   Neighbourhood perception, gate;
   const float* fires; /* [steps][cells][fires_batch] */
   long fires_batch;
@@ -63,7 +64,7 @@ typedef struct {
   float* versions; /* those of the forward pass, whose places the backward pass uses for what it leaves to the weights */
   const float *visible_gradient, *memory_gradient; /* of the last state */
   const float* squares_gradient;                   /* [steps][2][batch]; the second row has none */
-  float* gradients[PARAMETERS];
+  float* gradients[PARAMETERS];                    /* of every cell's use of its weights, shared or not */
   float* injected_gradient;
   float* workspace;
 } Backward;
