@@ -11,6 +11,7 @@ from program import ROOT, SMOKE, run_here
 from lattice_jax import experiment, sweep, trial
 from lattice_jax.config.search import Choice, Range, parse_dimension
 from lattice_jax.errors import InputError
+from lattice_jax.evaluation import sweep_page
 from lattice_jax.material import gather
 
 optuna = pytest.importorskip("optuna")
@@ -140,9 +141,31 @@ def test_the_adapter_is_trained_once_and_only_the_best_trial_keeps_parameters(wh
 
 def test_the_page_needs_no_network(whole):
     page = (whole[0] / "sweep.html").read_text()
-    assert "parcoords" in page
     assert len(page) > 1_000_000, "plotly's script is inside"
     assert not re.search(r"<(script|link)[^>]+(src|href)=", page)
+
+
+def test_the_lines_of_the_page_go_through_figure_and_settings_of_each_trial(whole):
+    _, _, found = whole
+    complete = [one for one in found["trials"] if one["state"] == "complete"]
+    (drawn,) = sweep_page._parallel_coordinates(found, complete).data
+    figure, rate, weight = drawn.dimensions
+    assert (drawn.type, figure.label, rate.label, weight.label) == (
+        "parcoords",
+        "validation similarity",
+        "learning_rate",
+        "dialogue_similarity",
+    )
+    assert figure["values"] == pytest.approx([one["value"] for one in complete])
+    rates = [one["settings"]["optimizer.learning_rate"] for one in complete]
+    assert 10 ** np.array(rate["values"]) == pytest.approx(rates)
+    assert weight["values"] == pytest.approx([one["settings"]["loss.dialogue_similarity"] for one in complete])
+    assert [float(text) for text in (rate.ticktext[0], rate.ticktext[-1])] == pytest.approx([min(rates), max(rates)], rel=0.05)
+
+
+def test_choices_stand_on_their_axis_in_their_order():
+    axis = sweep_page._axis({"name": "a.b", "values": ["cell", "layer", "lattice"]}, ["lattice", "cell"])
+    assert axis == {"values": [2, 0], "tickvals": [0, 1, 2], "ticktext": ["cell", "layer", "lattice"]}
 
 
 def test_no_trial_is_added_once_the_held_out_pairs_have_spoken(whole, monkeypatch, capsys):

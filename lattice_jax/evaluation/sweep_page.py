@@ -6,6 +6,7 @@ end are in the parallel coordinates and the importances; pruned ones have their 
 """
 
 import html
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from lattice_jax.evaluation.verdict import label
 _FEWEST_FOR_IMPORTANCES = 4
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
-th { color: #6e7781; font-weight: 600; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
+th { color: #6e7781; font-weight: 600; white-space: normal; vertical-align: bottom; }
+.wide { min-width: 640px; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
 p.note { color: #6e7781; }
+@media (max-width: 600px) { th, td { padding: .25rem .45rem; } body { font-size: 14px; } }
 """
 
 
@@ -36,10 +39,14 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
         (
             "Every trial, a line",
             "Drag along an axis to keep the lines through it.",
-            plots.plot_parallel_coordinate(study, target_name=figure),
+            _parallel_coordinates(found, complete),
         ),
         ("How the best grew", "", plots.plot_optimization_history(study, target_name=figure)),
-        ("Each trial at its looks", "Pruned trials end early.", plots.plot_intermediate_values(study)),
+        (
+            "Each trial at its looks",
+            "Pruned trials end early.",
+            plots.plot_intermediate_values(study).update_layout(yaxis_title=figure, xaxis_title="training step"),
+        ),
     ]
     if len(complete) >= _FEWEST_FOR_IMPORTANCES and len(names) > 1:
         importances = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target_name=figure)
@@ -51,9 +58,8 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
     for number, (title, note, plot) in enumerate(parts):
         plot.update_layout(title=None, template="plotly_white", margin={"l": 70, "r": 50, "t": 50, "b": 60}, height=420)
         body.append(f"<h2>{title}</h2><p class=note>{note}</p>")
-        body.append(
-            plot.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False, "responsive": True})
-        )
+        drawn = plot.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False, "responsive": True})
+        body.append(f"<div class=scroll><div class='{'wide' if number == 0 else ''}'>{drawn}</div></div>")
     page = (
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Search</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
@@ -61,6 +67,35 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(page)
     temporary.replace(path)
+
+
+def _parallel_coordinates(found: Mapping[str, Any], complete: list[dict[str, Any]]) -> Any:
+    """A line for each complete trial through its figure and its settings; that of Optuna 5 lets nobody pick lines."""
+    import plotly.graph_objects as graphs
+
+    values = [one["value"] for one in complete]
+    axes = [{"label": found["figure"], "values": values}]
+    names = [dimension["name"] for dimension in found["search"]]
+    endings = [name.rpartition(".")[2] for name in names]
+    for dimension, name, ending in zip(found["search"], names, endings, strict=True):
+        label = ending if endings.count(ending) == 1 else name
+        axes.append({"label": label, **_axis(dimension, [one["settings"][name] for one in complete])})
+    line = {"color": values, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": found["figure"]}}}
+    return graphs.Figure(graphs.Parcoords(dimensions=axes, line=line))
+
+
+def _axis(dimension: Mapping[str, Any], chosen: list[Any]) -> dict[str, Any]:
+    """Choices at equal distances, in their order; logarithmic ranges as exponents, ticked at what they stand for."""
+    if "values" in dimension:
+        choices = list(dimension["values"])
+        places = list(range(len(choices)))
+        return {"values": [choices.index(one) for one in chosen], "tickvals": places, "ticktext": [str(one) for one in choices]}
+    if not dimension["logarithmic"]:
+        return {"values": chosen}
+    exponents = [math.log10(one) for one in chosen]
+    low, high = min(exponents), max(exponents)
+    ticks = [low + (high - low) * part / 4 for part in range(5)]
+    return {"values": exponents, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
 
 
 def _summary(found: Mapping[str, Any]) -> str:
@@ -81,7 +116,10 @@ def _summary(found: Mapping[str, Any]) -> str:
 
 
 def _table(found: Mapping[str, Any], names: list[str]) -> str:
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("trial", "state", found["figure"], *names, "seconds"))
+    heads = "".join(
+        f"<th>{html.escape(name).replace('.', '.<wbr>').replace('_', '_<wbr>')}</th>"
+        for name in ("trial", "state", found["figure"], *names, "seconds")
+    )
     lines = []
     for one in found["trials"]:
         kind = "best" if one["number"] == found["best"] else "" if one["state"] == "complete" else "rest"
