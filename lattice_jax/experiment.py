@@ -22,7 +22,7 @@ from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
-from lattice_jax.lattice.emergence.observe import on_one_device, plain, trajectory
+from lattice_jax.lattice.emergence.observe import on_one_device, stepped, trajectory
 from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base
 from lattice_jax.training.alerts import DETECTORS
@@ -97,7 +97,7 @@ def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[i
 
 def make_observer(config: Config, codec: Codec, questions: np.ndarray) -> Callable[[dict], dict[str, float]]:
     """Parameters to the cheap emergence metrics of a few questions, as `emergence/<metric>`."""
-    lattice = plain(config.lattice)
+    lattice = stepped(config.lattice)
     where = emergence.setting(lattice, config.emergence, config.seed)
     codes = np.asarray(codec.encode_questions(jnp.asarray(questions[: config.emergence.questions])))
 

@@ -2,8 +2,8 @@
 
 Contract: `observe_run` takes a trained cube and what it learned from, asks it held-out questions, measures untrained cubes in
 the same way, writes `emergence.npz` and returns `summary["emergence"]`. What it finds depends on configuration, text and
-parameters alone, and nothing is chosen by it. Updates are the expected ones; engines and devices of the training do not
-matter, because all is computed by the plain step on one device.
+parameters alone, and nothing is chosen by it. Updates are the expected ones; engines and devices of the training matter
+no more than by rounding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import coherence, metrics, nulls, orientation, specialisation
 from lattice_jax.lattice.emergence.information import Division
-from lattice_jax.lattice.emergence.observe import Inputs, Observation, observe, on_one_device, plain
+from lattice_jax.lattice.emergence.observe import Inputs, Observation, observe, on_one_device, stepped
 from lattice_jax.material import Material
 
 ARRAYS = "emergence.npz"
@@ -86,7 +86,7 @@ def observe_run(config: Config, material: Material, codec: Codec, parameters: di
     What NumPy and scikit-learn compute here is many small products, for which threads wait longer than they work: on two busy
     cores k-means of 900 cells took 5 s with them and 0.1 s without.
     """
-    settings, lattice = config.emergence, plain(config.lattice)
+    settings, lattice = config.emergence, stepped(config.lattice)
     asked = choose_questions(material.corpus.split, settings)
     questions = [material.corpus.pairs[row].question for row in asked.probed]
     topics = find_topics(material.questions[asked.probed], questions, settings.topics, config.seed)

@@ -24,7 +24,7 @@ from lattice_jax.lattice.emergence import (
     specialisation,
 )
 from lattice_jax.lattice.emergence.information import Division
-from lattice_jax.lattice.emergence.observe import NEARBY, Inputs, Observation, observe
+from lattice_jax.lattice.emergence.observe import NEARBY, Inputs, Observation, observe, stepped
 from lattice_jax.lattice.grid import offsets
 from lattice_jax.lattice.step import State
 from lattice_jax.lattice.surface import AXIS, face_mask, take_face
@@ -56,6 +56,25 @@ def test_responses_are_the_last_states_and_the_products_of_all():
     states = np.moveaxis(np.asarray(record.trajectory), 4, 2).reshape(CONFIG.steps + 1, 3, QUESTIONS, -1)
     states = states - states.mean(2, keepdims=True)
     np.testing.assert_allclose(found.likeness, states @ np.swapaxes(states, 2, 3), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"injection": "pulse"}, {"sharing": "layer", "input_face": "right", "output_face": "left"}]
+)
+def test_the_compiled_engine_steps_as_the_definition_does(changed):
+    """All that is taken of a cube step by step; the directions in which close trajectories part begin on the input face too."""
+    config = dataclasses.replace(CONFIG, walls="periodic", **changed)
+    parameters = lively_parameters(config)
+    codes = jnp.asarray(np.random.default_rng(3).normal(size=(3, config.surface_size(config.input_face))), jnp.float32)
+
+    def taken(config: LatticeConfig) -> list:
+        rates = criticality.cube_separation_rates(parameters, codes, steps=5, relative=1e-2, config=config, key=KEY)
+        ablated = influence.by_ablation(parameters, codes, block=2, config=config, together=4)
+        passes = dynamics.record(parameters, codes, config=config)
+        return [*passes, *dynamics.respond(parameters, codes, config=config), rates, ablated]
+
+    for found, expected in zip(taken(stepped(dataclasses.replace(config, engine="automatic"))), taken(config), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
 
 
 # Influence

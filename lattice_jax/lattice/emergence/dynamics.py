@@ -1,10 +1,12 @@
 """The cube as a dynamical system: a state, a rule that advances it, and what is recorded of a pass.
 
-Contract: pure functions of parameters and codes, on one device, by the plain step that defines the cube (`lattice/step.py`).
+Contract: pure functions of parameters and codes, on one device, step by step as `lattice/step.py` defines the cube: by that
+function itself, or by the compiled engine where `lattice.engine` is "native", which has no gradient by how far a cell moves.
 Updates are the expected ones, scaled by the rate, so nothing here is random. `record` passes exactly the states of
 `propagate(..., sampled=False, trajectory=True)`, the start state before them.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from lattice_jax.lattice import grid, surface
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.emergence import orientation
 from lattice_jax.lattice.firing import firing
+from lattice_jax.lattice.native import engine as native
 from lattice_jax.lattice.step import Field, Firing, State, World, in_precision, step, with_transposed
 
 Codes = Float[Array, "question size"]
@@ -49,6 +52,8 @@ class Responses(NamedTuple):
 def prepare(parameters: Parameters, config: LatticeConfig) -> Parameters:
     """The cells' parameters as `advance` takes them."""
     cells = {name: value for name, value in parameters.items() if name not in _FACES}
+    if config.engine == "native":
+        return cells
     return with_transposed(in_precision(cells, config), config)
 
 
@@ -76,9 +81,21 @@ def start(injected: Injected, config: LatticeConfig) -> State:
 
 def advance(prepared: Parameters, state: State, injected: Injected, fires: Firing, *, config: LatticeConfig) -> State:
     """The state one step later."""
-    world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
-    moved = step(prepared, state, fires, world=world, config=config)
+    if config.engine == "native":
+        moved = _advance_compiled(prepared, state, fires, config)
+    else:
+        world = World(config.walls, functools.partial(grid.extend, walls=config.walls))
+        moved = step(prepared, state, fires, world=world, config=config)
     return moved._replace(visible=_clamp(moved.visible, injected, config)) if config.injection == "held" else moved
+
+
+def _advance_compiled(cells: Parameters, state: State, fires: Firing, config: LatticeConfig) -> State:
+    """`step` as a pass of one step, into which the input face is injected as it is."""
+    as_it_is = surface.take_face(state.visible, config.input_face, config.grid)
+    everywhere = config.grid.depth * config.grid.height * config.grid.width
+    one_step = dataclasses.replace(config, injection="pulse")
+    moved, _ = native.advance(cells, as_it_is, fires[None], config=one_step, firings=everywhere, start=state)
+    return moved
 
 
 def updates(config: LatticeConfig) -> Float[Array, "steps #d h #w 1 1"]:

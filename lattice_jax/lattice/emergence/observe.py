@@ -83,6 +83,11 @@ def plain(config: LatticeConfig) -> LatticeConfig:
     return dataclasses.replace(config, engine="scan", devices=1, weight_gradients="automatic")
 
 
+def stepped(config: LatticeConfig) -> LatticeConfig:
+    """The same cube, computed by what `dynamics` can step with: the compiled engine where that is in use, else as `plain`."""
+    return dataclasses.replace(config, engine="native") if devices.engine(config) == "native" else plain(config)
+
+
 def on_one_device(parameters: Parameters, config: LatticeConfig) -> Parameters:
     """Parameters as they come from `devices.place`, without padding and whole on the first device.
 
@@ -110,7 +115,7 @@ def observe(
     seed: int,
     key: Key[Array, ""],
 ) -> Observation:
-    """Everything that the metrics read, of one cube. `config` is a `plain` one; `seed` is that of k-means."""
+    """Everything that the metrics read, of one cube. `config` is a `stepped` one; `seed` is that of k-means."""
     turned = functools.partial(orientation.turned, config=config)
     perturb_key, probe_key, exponent_key = jax.random.split(key, 3)
     shown = jnp.asarray(inputs.shown)

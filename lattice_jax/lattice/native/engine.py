@@ -35,6 +35,7 @@ class Pass(NamedTuple):
     """What a pass depends on beside its arrays; hashable, for `custom_vjp`."""
 
     config: LatticeConfig
+    steps: int
     batch: int
     fires_batch: int
     firings: int
@@ -61,7 +62,7 @@ class Pass(NamedTuple):
         """In the order of `enum Setting` in handlers.c."""
         config = self.config
         values = [self.cells, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
-        values += [config.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
+        values += [self.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
         values += [config.update.bound == "tanh", self.keeps, self.defers]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
         values += [self.started, self.cells // int(np.prod(cell.sharing_shape(self.config)))]
@@ -77,7 +78,7 @@ class Pass(NamedTuple):
         """Visible, memory and the squares of every step."""
         size = self.config.grid
         block = (size.depth, size.height, size.width, self.batch, self.config.cell.visible)
-        return [_floats(*block), _floats(*block), _floats(self.config.steps, 2, self.batch)]
+        return [_floats(*block), _floats(*block), _floats(self.steps, 2, self.batch)]
 
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:
@@ -165,7 +166,7 @@ _advance.defvjp(_advance_forward, _advance_backward)
 def recomputes(config: LatticeConfig, batch: int, firings: int) -> bool:
     """Whether the backward pass computes each step again, as `lattice.remat` says; `firings` as for `advance`."""
     if config.remat == "automatic" and config.weight_gradients != "deferred":
-        stored = Pass(config, batch, fires_batch=1, firings=firings, keeps=True).versions_size()
+        stored = Pass(config, config.steps, batch, fires_batch=1, firings=firings, keeps=True).versions_size()
         return 4 * stored * _SHARE_OF_MEMORY > psutil.virtual_memory().total
     return config.remat == "always"
 
@@ -181,13 +182,15 @@ def advance(
 ) -> tuple[State, Float[Array, "steps 2 batch"]]:
     """The last state, and each step's sums of squares of the change of the visible channels and of these themselves.
 
+    There are as many steps as `fires` has.
     `firings`: how many firings, summed over cells and steps, there can be at most; the memory of the backward pass is laid out
     for them, and touched as far as they happen. `start`: what the cells hold before the injection, quiescent where there is
     none; it gets no gradient.
     """
     size, batch = config.grid, injected.shape[3]
-    fires = jnp.broadcast_to(fires, (config.steps, size.depth, size.height, size.width, *fires.shape[4:]))
-    of = Pass(config, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
+    steps = fires.shape[0]
+    fires = jnp.broadcast_to(fires, (steps, size.depth, size.height, size.width, *fires.shape[4:]))
+    of = Pass(config, steps, batch, fires.shape[4], firings, keeps=not recomputes(config, batch, firings))
     of = of._replace(started=start is not None)
     visible, memory, squares = cast(list[Array], _advance(of, parameters, injected, fires, start))
     return State(visible, memory), squares
