@@ -25,9 +25,9 @@ from lattice_jax.evaluation.similarity import MEASURES, measure
 from lattice_jax.evaluation.verdict import CONTROLS, LABELS, BothSides, judge
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Adapter, Codec
+from lattice_jax.lattice.emergence.dynamics import plain
 from lattice_jax.lattice.emergence.metrics import CHEAP, METRICS
 from lattice_jax.lattice.emergence.nulls import Comparison
-from lattice_jax.lattice.emergence.observe import plain
 from lattice_jax.training.objectives import answer_from_pool, answer_questions
 
 _NEAREST_SHOWN, _NAMES_SHOWN, _ALIKE = 3, 12, 0.75

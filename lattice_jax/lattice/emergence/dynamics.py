@@ -49,6 +49,11 @@ class Responses(NamedTuple):
     answers: Codes
 
 
+def plain(config: LatticeConfig) -> LatticeConfig:
+    """The same cube, computed by the plain scan on one device."""
+    return dataclasses.replace(config, engine="scan", devices=1, weight_gradients="automatic")
+
+
 def prepare(parameters: Parameters, config: LatticeConfig) -> Parameters:
     """The cells' parameters as `advance` takes them."""
     cells = {name: value for name, value in parameters.items() if name not in _FACES}

@@ -4,7 +4,6 @@ Contract: a gain multiplies all updates of a cell; 1 is the cube as it is, 0 a c
 answer changes by when gains do, so the gradient is the small change of which ablation is the whole one.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -45,7 +44,7 @@ def by_gradient(
     the mean of (v . dy/dg)^2 over random directions v of unit covariance (Hutchinson 1990), which `probes` are; n of them leave
     a relative error of sqrt(1/(2n)) in it. No unit; 0 or more. After Simonyan et al. 2013 (Deep Inside Convolutional Networks).
     """
-    config = dataclasses.replace(config, engine="scan")
+    config = dynamics.plain(config)
     prepared = dynamics.prepare(parameters, config)
     shape = (config.grid.depth, config.grid.height, config.grid.width, codes.shape[0])
     answers, pull = jax.vjp(lambda gains: _answer(parameters, prepared, codes, gains, config), jnp.ones(shape))

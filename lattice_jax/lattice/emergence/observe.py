@@ -78,14 +78,9 @@ class Observation(NamedTuple):
         return self.trajectory[-1]
 
 
-def plain(config: LatticeConfig) -> LatticeConfig:
-    """The same cube, computed by the plain scan on one device."""
-    return dataclasses.replace(config, engine="scan", devices=1, weight_gradients="automatic")
-
-
 def stepped(config: LatticeConfig) -> LatticeConfig:
-    """The same cube, computed by what `dynamics` can step with: the compiled engine where that is in use, else as `plain`."""
-    return dataclasses.replace(config, engine="native") if devices.engine(config) == "native" else plain(config)
+    """The same cube, as `dynamics` steps it: by the compiled engine where that is in use, else as `dynamics.plain`."""
+    return dataclasses.replace(config, engine="native") if devices.engine(config) == "native" else dynamics.plain(config)
 
 
 def on_one_device(parameters: Parameters, config: LatticeConfig) -> Parameters:
