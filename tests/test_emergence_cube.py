@@ -62,7 +62,7 @@ def test_responses_are_the_last_states_and_the_products_of_all():
     "changed", [{"injection": "pulse"}, {"sharing": "layer", "input_face": "right", "output_face": "left"}]
 )
 def test_the_compiled_engine_steps_as_the_definition_does(changed):
-    """All that is taken of a cube step by step; the directions in which close trajectories part begin on the input face too."""
+    """All that is taken of a cube; the directions in which close trajectories part begin on the input face too."""
     config = dataclasses.replace(CONFIG, walls="periodic", **changed)
     parameters = lively_parameters(config)
     codes = jnp.asarray(np.random.default_rng(3).normal(size=(3, config.surface_size(config.input_face))), jnp.float32)
@@ -70,8 +70,10 @@ def test_the_compiled_engine_steps_as_the_definition_does(changed):
     def taken(config: LatticeConfig) -> list:
         rates = criticality.cube_separation_rates(parameters, codes, steps=5, relative=1e-2, config=config, key=KEY)
         ablated = influence.by_ablation(parameters, codes, block=2, config=config, together=4)
+        probes = jnp.asarray(np.random.default_rng(4).normal(size=(2, 3, config.surface_size(config.output_face))), jnp.float32)
+        gradient = influence.by_gradient(parameters, codes, probes, config=config)
         passes = dynamics.record(parameters, codes, config=config)
-        return [*passes, *dynamics.respond(parameters, codes, config=config), rates, ablated]
+        return [*passes, *dynamics.respond(parameters, codes, config=config), rates, ablated, gradient]
 
     for found, expected in zip(taken(stepped(dataclasses.replace(config, engine="automatic"))), taken(config), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)

@@ -12,7 +12,7 @@ from small_cube import SMALL, WALLS, assert_close, lively_parameters, noise_like
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.errors import InputError
-from lattice_jax.lattice import cube, devices
+from lattice_jax.lattice import cube, devices, propagate
 from lattice_jax.lattice.firing import firing, most_firings
 from lattice_jax.lattice.native import build, engine
 
@@ -78,6 +78,34 @@ def test_values_and_gradients_are_those_of_the_scan(case, sampled):
     ((_, values), gradients), ((_, plain_values), plain_gradients) = results
     assert_close(values, plain_values)
     assert_close(gradients, plain_gradients)
+
+
+@pytest.mark.parametrize(
+    ("case", "alike"),
+    [
+        ("zero", False),
+        ("replaced state", False),
+        ("recomputed", False),
+        ("pulse", True),
+        ("unbounded", True),
+        ("gradients once a cell", True),
+    ],
+)
+def test_the_gradient_by_how_far_cells_move_is_that_of_the_scan(case, alike, monkeypatch):
+    """Cells move as far for each sample, or alike for all."""
+    config, batch = CASES[case]
+    parameters, given = lively_parameters(config), vectors(config, batch)
+    size, drawn = config.grid, np.random.default_rng(4)
+    shape = (config.steps, size.depth, size.height, size.width, 1 if alike else batch, 1)
+    rests = drawn.random(shape[:4]) < 0.3
+    far = jnp.asarray(drawn.uniform(0.2, 1, shape) * ~rests[..., None, None], jnp.float32)
+
+    def loss(far, config):
+        monkeypatch.setattr(propagate, "firing", lambda *_, **__: far)
+        return answer_loss(parameters, given, config, sampled=False)[0]
+
+    found, expected = (quick_jit(jax.grad(functools.partial(loss, config=each)))(far) for each in (native(config), config))
+    assert_close(found, jnp.where(rests[..., None, None], 0, expected))
 
 
 @pytest.mark.parametrize("case", ["zero", "channels of whole groups", "quiescent", "recomputed"])

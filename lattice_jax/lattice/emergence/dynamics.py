@@ -1,7 +1,7 @@
 """The cube as a dynamical system: a state, a rule that advances it, and what is recorded of a pass.
 
 Contract: pure functions of parameters and codes, on one device, step by step as `lattice/step.py` defines the cube: by that
-function itself, or by the compiled engine where `lattice.engine` is "native", which has no gradient by how far a cell moves.
+function itself, or by the compiled engine where `lattice.engine` is "native".
 Updates are the expected ones, scaled by the rate, so nothing here is random. `record` passes exactly the states of
 `propagate(..., sampled=False, trajectory=True)`, the start state before them.
 """
@@ -18,7 +18,7 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import grid, surface
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.emergence import orientation
-from lattice_jax.lattice.firing import firing
+from lattice_jax.lattice.firing import firing, most_firings
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.lattice.step import Field, Firing, State, World, in_precision, step, with_transposed
 
@@ -101,6 +101,24 @@ def _advance_compiled(cells: Parameters, state: State, fires: Firing, config: La
     one_step = dataclasses.replace(config, injection="pulse")
     moved, _ = native.advance(cells, as_it_is, fires[None], config=one_step, firings=everywhere, start=state)
     return moved
+
+
+def whole_pass(
+    prepared: Parameters, injected: Injected, fires: Float[Array, "steps d h w batch 1"], *, config: LatticeConfig
+) -> State:
+    """The last state of a pass in which cells move as far as `fires` says.
+
+    Differentiable by what is injected and by how far cells move; the scan stores states alone and computes steps again.
+    """
+    if config.engine == "native":
+        firings = most_firings(config, sampled=False)
+        return native.advance(prepared, injected, fires, config=config, firings=firings)[0]
+    move = jax.checkpoint(functools.partial(advance, config=config))
+
+    def one_step(state: State, fires: Firing):
+        return move(prepared, state, injected, fires), None
+
+    return jax.lax.scan(one_step, start(injected, config), fires)[0]
 
 
 def updates(config: LatticeConfig) -> Float[Array, "steps #d h #w 1 1"]:

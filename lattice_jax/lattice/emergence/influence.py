@@ -16,7 +16,6 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.emergence import dynamics, orientation
 from lattice_jax.lattice.emergence.dynamics import Codes
-from lattice_jax.lattice.step import Firing, State
 
 Cells = Float[np.ndarray, "depth height width"]
 
@@ -25,12 +24,7 @@ def _answer(
     parameters: Parameters, prepared: Parameters, codes: Codes, gains: Float[Array, "d h w question"], config: LatticeConfig
 ) -> Float[Array, "question answer"]:
     injected = dynamics.inject(parameters, codes, config)
-    move = jax.checkpoint(functools.partial(dynamics.advance, config=config))
-
-    def one_step(state: State, fires: Firing):
-        return move(prepared, state, injected, fires * gains[..., None]), None
-
-    last, _ = jax.lax.scan(one_step, dynamics.start(injected, config), dynamics.updates(config))
+    last = dynamics.whole_pass(prepared, injected, dynamics.updates(config) * gains[None, ..., None], config=config)
     return dynamics.read_out(parameters, last.visible, config)
 
 
@@ -44,7 +38,6 @@ def by_gradient(
     the mean of (v . dy/dg)^2 over random directions v of unit covariance (Hutchinson 1990), which `probes` are; n of them leave
     a relative error of sqrt(1/(2n)) in it. No unit; 0 or more. After Simonyan et al. 2013 (Deep Inside Convolutional Networks).
     """
-    config = dynamics.plain(config)
     prepared = dynamics.prepare(parameters, config)
     shape = (config.grid.depth, config.grid.height, config.grid.width, codes.shape[0])
     answers, pull = jax.vjp(lambda gains: _answer(parameters, prepared, codes, gains, config), jnp.ones(shape))

@@ -76,8 +76,8 @@ static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
   sent_gradients(pass, cell, count * lattice->batch, held, scratch);
 }
 
-/* The update's adjoint: from the next state's gradient to that of this state, of what was perceived and proposed, and of the
-   forget gate before its sigmoid, in its place. */
+/* The update's adjoint: from the next state's gradient to that of this state, of how far the cell moved, of what was perceived
+   and proposed, and of the forget gate before its sigmoid, in its place. */
 static inline void update_backward(const Pass* pass, long t, long cell, Version held) {
   const Lattice* lattice = pass->lattice;
   const long channels = lattice->channels, start = cell * lattice->batch * channels;
@@ -86,7 +86,9 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
   const float* step_size = weight(pass, STEP_SIZE, cell);
   float* step_size_gradient = gradient(pass, STEP_SIZE, cell);
   for (long b = 0; b < lattice->batch; b++) {
-    const float rate = fires(lattice, t, cell, b), twice = 2 * pass->squares_gradient[2 * t * lattice->batch + b];
+    const float rate = lattice->fires[firing_place(lattice, t, cell, b)],
+                twice = 2 * pass->squares_gradient[2 * t * lattice->batch + b];
+    float to_rate = 0;
     const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
     const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
     float* forget = held.forget + b * channels;
@@ -98,18 +100,20 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
     for (long c = 0; c < channels; c++) {
       const float pull = proposed[c] + perceived[c] - residual * visible[c];
       const float bound = bounded ? hyperbolic_tangent(pull) : pull;
-      const float change = rate * (step_size[c] * bound - (1 - residual) * visible[c]);
+      const float motion = step_size[c] * bound - (1 - residual) * visible[c], change = rate * motion;
       const float arriving = free * (to_visible[c] + twice * change);
       const float to_pull = rate * step_size[c] * arriving * (bounded ? 1 - bound * bound : 1);
       const float staying = (residual + (1 - residual) * (1 - rate)) * arriving - residual * to_pull;
       step_size_gradient[c] += rate * bound * arriving;
       to_visible[c] = (1 - free) * to_visible[c] + free * (staying - twice * change);
       to_perceived[c] = to_pull;
-      const float opened = forget[c];
-      forget[c] = rate * (proposed[c] - memory[c]) * to_memory[c] * opened * (1 - opened);
+      const float opened = forget[c], to_opened = (proposed[c] - memory[c]) * to_memory[c];
+      to_rate += motion * arriving + opened * to_opened;
+      forget[c] = rate * to_opened * opened * (1 - opened);
       to_proposed[c] = to_pull + rate * opened * to_memory[c];
       to_memory[c] *= 1 - rate * opened;
     }
+    pass->fires_gradient[firing_place(lattice, t, cell, b)] += to_rate;
   }
 }
 

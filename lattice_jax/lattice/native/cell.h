@@ -39,6 +39,7 @@ typedef struct {
   float* perceived_gradient;                 /* [cells][batch][channels]: of what a cell perceived in this step */
   float *gate_gradient, *sent_gradient;      /* [cells][batch][hidden] */
   float* const* gradients;
+  float* fires_gradient;
   const float* squares_gradient;
 } Pass;
 
@@ -170,9 +171,9 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   for (long i = 0; i < batch * channels; i++) held.forget[i] = sigmoid(held.forget[i]);
 }
 
-static inline float fires(const Lattice* lattice, long t, long cell, long sample) {
-  const float* samples = lattice->fires + (t * lattice->cells + cell) * lattice->fires_batch;
-  return samples[lattice->fires_batch == 1 ? 0 : sample];
+/* Where `fires` and its gradient have how far a cell moves for a sample in step t. */
+static inline long firing_place(const Lattice* lattice, long t, long cell, long sample) {
+  return (t * lattice->cells + cell) * lattice->fires_batch + (lattice->fires_batch == 1 ? 0 : sample);
 }
 
 static inline int is_clamped(const Lattice* lattice, long cell) { return lattice->held && lattice->face_index[cell] >= 0; }
@@ -186,7 +187,7 @@ static void fire(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Version held = version(pass, t, cell, scratch), next = version(pass, t + 1, cell, scratch);
   const float* step_size = weight(pass, STEP_SIZE, cell);
   for (long b = 0; b < lattice->batch; b++) {
-    const float rate = fires(lattice, t, cell, b), staying = residual + (1 - residual) * (1 - rate);
+    const float rate = lattice->fires[firing_place(lattice, t, cell, b)], staying = residual + (1 - residual) * (1 - rate);
     const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
     const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
     const float* forget = held.forget + b * channels;

@@ -1,7 +1,7 @@
 """The compiled pass as a differentiable JAX function.
 
 Contract: `advance` equals the scan over `step`, values and gradients, for any walls, neighbourhoods and sharing of weights, on
-one device, in float32. A cell whose firing is 0 for all samples in a step costs nothing in it.
+one device, in float32. A cell whose firing is 0 for all samples in a step costs nothing in it, and that 0 has no gradient.
 """
 
 import ctypes
@@ -147,8 +147,8 @@ def _advance_backward(of: Pass, residuals, gradients):
     arguments = _arguments(of, parameters, injected, fires, start)
     call = jax.ffi.ffi_call(
         "lattice_backward",
-        [*results, _floats(*injected.shape), _floats(*kept.shape), _floats(of.sizes()[2])],
-        input_output_aliases={len(arguments): len(results) + 1},
+        [*results, _floats(*injected.shape), _floats(*fires.shape), _floats(*kept.shape), _floats(of.sizes()[2])],
+        input_output_aliases={len(arguments): len(results) + 2},
     )
     found = cast(list[Array], call(*arguments, kept, *gradients))
     none_to_start = jax.tree.map(jnp.zeros_like, start)
@@ -156,7 +156,8 @@ def _advance_backward(of: Pass, residuals, gradients):
     to_weights = dict(zip(names, found, strict=False))
     if shared:
         to_weights = {name: jnp.sum(each, shared, keepdims=True) for name, each in to_weights.items()}
-    return to_weights, found[len(names)], jnp.zeros_like(fires), none_to_start
+    to_injected, to_fires = found[len(names) : len(names) + 2]
+    return to_weights, to_injected, to_fires, none_to_start
 
 
 _advance.defvjp(_advance_forward, _advance_backward)

@@ -161,17 +161,18 @@ XLA_FFI_Error* lattice_forward(XLA_FFI_CallFrame* frame) {
   return report(frame, propagate_forward(&lattice, &forward));
 }
 
-/* More arguments: versions, gradients of visible, memory and squares. Results: gradients of the weights and of what was
-   injected, the versions in their place, workspace. */
+/* More arguments: versions, gradients of visible, memory and squares. Results: gradients of the weights, of what was injected
+   and of the firings, the versions in their place, workspace. */
 XLA_FFI_Error* lattice_backward(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
   const Lattice lattice = read_lattice(frame);
-  Backward backward = {.versions = result(frame, PARAMETERS + 1),
+  Backward backward = {.versions = result(frame, PARAMETERS + 2),
                        .visible_gradient = argument(frame, BACKWARD_ARGUMENTS + 1),
                        .memory_gradient = argument(frame, BACKWARD_ARGUMENTS + 2),
                        .squares_gradient = argument(frame, BACKWARD_ARGUMENTS + 3),
                        .injected_gradient = result(frame, PARAMETERS),
-                       .workspace = result(frame, PARAMETERS + 2)};
+                       .fires_gradient = result(frame, PARAMETERS + 1),
+                       .workspace = result(frame, PARAMETERS + 3)};
   for (int name = 0; name < PARAMETERS; name++) backward.gradients[name] = result(frame, name);
   return report(frame, propagate_backward(&lattice, &backward));
 }

@@ -66,6 +66,7 @@ typedef struct {
   const float* squares_gradient;                   /* [steps][2][batch]; the second row has none */
   float* gradients[PARAMETERS];                    /* of every cell's use of its weights, shared or not */
   float* injected_gradient;
+  float* fires_gradient; /* as `fires`: by how far a cell moves, and 0 where it rests */
   float* workspace;
 } Backward;
 

@@ -328,7 +328,10 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
   const long narrow = lattice->cells * lattice->batch * lattice->channels,
              wide = lattice->cells * lattice->batch * lattice->hidden;
   Job job = {
-      .pass = {.lattice = lattice, .gradients = backward->gradients, .squares_gradient = backward->squares_gradient},
+      .pass = {.lattice = lattice,
+               .gradients = backward->gradients,
+               .fires_gradient = backward->fires_gradient,
+               .squares_gradient = backward->squares_gradient},
       .backward = backward,
   };
   Pass* pass = &job.pass;
@@ -345,6 +348,7 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
     pass->messages = job.scratch;
     job.scratch += wide;
   }
+  memset(pass->fires_gradient, 0, sizeof(float) * lattice->steps * lattice->cells * lattice->fires_batch);
   const char* problem = run(&job, 2 + 2 * lattice->steps, backward_body);
   free_plan(&pass->plan);
   return problem;
