@@ -11,11 +11,9 @@ from lattice_jax.config import (
     AnswerConfig,
     CellConfig,
     Config,
-    EmergenceConfig,
     LatticeConfig,
     LossConfig,
     OptimizerConfig,
-    PoolConfig,
     TrainingConfig,
     UpdateConfig,
 )
@@ -26,6 +24,4 @@ CONFIG = Config(
     loss=LossConfig(internal_consistency=0.0, contrastive=0.03),
     optimizer=OptimizerConfig(learning_rate=3e-5, final_learning_rate=1e-5),
     training=TrainingConfig(steps=30, evaluate_every=5, checkpoint_every=30, patience=0),
-    emergence=EmergenceConfig(every=0, at_end=False),
-    pool=PoolConfig(questions=0),
 )

@@ -8,4 +8,4 @@ Seven to eight minutes on two CPU cores once the packages are there; held-out si
 
 from lattice_jax.config import Config, TrainingConfig
 
-CONFIG = Config(training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40, patience=0))
+CONFIG = Config(training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40))

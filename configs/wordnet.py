@@ -13,12 +13,10 @@ from lattice_jax.config import (
     CellConfig,
     Config,
     CorpusConfig,
-    EmergenceConfig,
     GridConfig,
     LatticeConfig,
     LossConfig,
     OptimizerConfig,
-    PoolConfig,
     TeacherConfig,
     TrainingConfig,
     UpdateConfig,
@@ -40,6 +38,4 @@ CONFIG = Config(
     training=TrainingConfig(
         steps=2400, batch_size=64, question_noise=0.5, evaluate_every=200, checkpoint_every=2400, patience=0
     ),
-    emergence=EmergenceConfig(every=0, at_end=False),
-    pool=PoolConfig(questions=0),
 )
