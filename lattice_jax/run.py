@@ -81,7 +81,7 @@ def train(
     with _timed(seconds, "embedding"):
         material = _gather(config, console)
     console.print("Training the adapter")
-    with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, console):
+    with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, "adapter", console):
         codec = adaptation.fit_adapter(config, material, workdir)
         adapter_figures = adaptation.adapter_figures(config, material, codec)
     console.print(
@@ -89,13 +89,9 @@ def train(
         "{pca_reconstruction:.3f})".format(**adapter_figures)
     )
     console.print("Training the cube")
-    with _timed(seconds, "training"), _reported_where_it_stops(workdir, console):
+    with _timed(seconds, "training"), _reported_where_it_stops(workdir, "cube", console):
         base = experiment.answer_base(config, material)
-        try:
-            result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
-        except Interrupted as stopped:
-            console.print(f"Saved at step {stopped.step}; go on with --resume --workdir {workdir}")
-            raise
+        result = experiment.fit_cube(config, material, codec, base, workdir, mesh)
     with _timed(seconds, "evaluation"), console.status("measuring the cube and the baselines"):
         operations = experiment.training_operations(config, result.step)
         judgement = experiment.judge_run(config, material, codec, base, result.params, mesh, operations, fit)
@@ -327,8 +323,8 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
 
 
 @contextmanager
-def _reported_where_it_stops(workdir: Path, console: Console) -> Iterator[None]:
-    """Leaves a report of as much as there is where training is interrupted or diverges."""
+def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iterator[None]:
+    """Leaves a report of as much as there is where training a part is interrupted, or diverges, and says how to go on."""
     try:
         yield
     except (Interrupted, NonFinite) as stopped:
@@ -336,6 +332,9 @@ def _reported_where_it_stops(workdir: Path, console: Console) -> Iterator[None]:
             _write_report(_report_page(), workdir, stopped.step, console)
         except InputError as error:
             console.print(f"[dim]No report: {error}[/]")
+        if isinstance(stopped, Interrupted):
+            saved = f"The {part} is saved at step {stopped.step}; go on with --resume --workdir {workdir}"
+            console.print(saved, highlight=False, soft_wrap=True)
         raise
 
 

@@ -1,6 +1,7 @@
 """Whole runs on real weights and real text, as processes: what they leave, that they repeat, and that a kill costs nothing."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import SMOKE, finish, run_here, start
+
+from lattice_jax import adaptation
 
 SHORT = ("--config.training.steps=12", "--config.training.evaluate_every=4", "--config.training.checkpoint_every=4")
 
@@ -70,6 +73,21 @@ def test_a_run_that_diverges_leaves_a_report(tmp_path, monkeypatch):
     broken = ("--config.optimizer.learning_rate=1e30", "--workdir", tmp_path / "run")
     assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, *broken) == 2
     assert "stopped: loss is nan" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_ctrl_c_while_the_adapter_learns_says_how_to_go_on(tmp_path, monkeypatch, capfd):
+    def interrupted(*arguments, validate, **settings):
+        def at_a_look(parameters):
+            os.kill(os.getpid(), signal.SIGINT)
+            return validate(parameters)
+
+        return fit(*arguments, validate=at_a_look, **settings)
+
+    fit = adaptation.fit
+    monkeypatch.setattr(adaptation, "fit", interrupted)
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, "--workdir", tmp_path) == 130
+    assert f"The adapter is saved at step 0; go on with --resume --workdir {tmp_path}" in capfd.readouterr().out
 
 
 def test_the_run_learned(whole):
