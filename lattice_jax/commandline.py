@@ -125,7 +125,8 @@ def use_devices(config: Config) -> Config:
     """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number and the
     engine that it gets.
 
-    Both are recorded because parameters lie padded for them on disk. To be called before JAX computes anything.
+    Both are recorded because parameters lie padded for them on disk. To be called before JAX computes anything; `InputError`
+    where it has begun with fewer.
     """
     import jax
 
@@ -134,7 +135,16 @@ def use_devices(config: Config) -> Config:
 
     wanted = config.lattice.devices or os.cpu_count() or 1
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_num_cpu_devices", wanted)
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError as error:
+            begun = len(jax.devices("cpu"))
+            if begun < wanted:
+                raise InputError(
+                    f"lattice.devices is {wanted}, and this program has begun with {begun}",
+                    expected="in stages and trials at most as many as in the configuration that they change",
+                    fix="raise lattice.devices in the configuration",
+                ) from error
     chosen, mesh = engine(config.lattice), cell_mesh(config.lattice)
     if chosen == "native":
         library()  # before minutes of other work, because it may be refused

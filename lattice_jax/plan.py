@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from lattice_jax import plan_record, run, trial
-from lattice_jax.commandline import CONFIG_RECORD, read_config_record
+from lattice_jax.commandline import CONFIG_RECORD, read_config_record, use_devices
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
@@ -178,6 +178,7 @@ def _check_folders(plan: Plan) -> None:
 
 def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console: Console) -> dict[str, Any]:
     """Run the stages, decide after each, and record all of it; returns the record, whose `outcome` says what was reached."""
+    use_devices(base)  # what checks a plan lets JAX trace, and from then on it keeps its devices
     check(plan, base)
     record = plan_record.open_record(plan, base, workdir, resume=resume)
     record["outcome"] = _outcome(plan, record["attempts"])

@@ -5,13 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from program import ROOT, SMOKE, run_here
+from program import ROOT, SMOKE, finish, run_here, start
 
 from lattice_jax import figures, plan_record
 from lattice_jax import plan as plans
-from lattice_jax.commandline import load_config, load_plan, read_config_record
+from lattice_jax.commandline import load_config, load_plan, read_config_record, use_devices
 from lattice_jax.config.overrides import setting_kinds, with_settings
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
 from lattice_jax.errors import InputError
@@ -266,7 +267,7 @@ SHORT = {SHORT!r}
 EASY = Criterion("validation.similarity", ">", -1.0, "always so")
 HARD = Criterion("train.similarity", ">", 2.0, "never so")
 PLAN = Plan("smoke.py", (
-    Stage("a", "first", (EASY,), settings=SHORT),
+    Stage("a", "first", (EASY, Criterion("last.loss", ">", 0.0, "a distance")), settings=SHORT),
     Stage("b", "second", (HARD,), settings=SHORT, start="a", adapter="a", if_missed=(GoBack("b", {{"seed": 1}}, "luck"), ALSO)),
     Stage("c", "third", (Criterion("held_out.similarity", ">", "baselines.shuffled.similarity", "CHANGED"),), judges="b"),
 ))
@@ -296,10 +297,16 @@ def whole(tmp_path_factory):
         before = json.loads((folder / "run" / "plan.json").read_text())
         page = (folder / "run" / "plan.md").read_text()
     (folder / "plan.py").write_text(PLAN.replace("CHANGED", "a better reason"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        assert run_here(patch, "train", "--plan", folder / "plan.py", "--workdir", folder / "run", "--resume") == 0
+    # As a process of its own: JAX keeps the devices with which it begins, and here it has begun before the plan is checked.
+    finish(start("train", "--plan", folder / "plan.py", "--workdir", folder / "run", "--resume"))
     return folder, before, page
+
+
+def test_more_devices_than_a_program_has_begun_with_are_one_clear_message():
+    few = len(jax.devices("cpu"))
+    with pytest.raises(InputError, match=f"lattice.devices is {few + 1}, and this program has begun with {few}"):
+        use_devices(smoke(lattice__devices=few + 1))
+    assert use_devices(smoke(lattice__devices=1)).lattice.devices == 1
 
 
 def test_a_whole_plan_decides_goes_back_and_judges_the_best_attempt(whole):
