@@ -37,7 +37,7 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
     figure = found["figure"]
     parts = [
         (
-            "Every trial, a line",
+            "Every complete trial, a line",
             "Drag along an axis to keep the lines through it.",
             _parallel_coordinates(found, complete),
         ),
