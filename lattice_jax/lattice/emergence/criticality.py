@@ -100,11 +100,7 @@ def cube_separation_rates(
     Every cell moves by the update rate in every step, so the rule is the same at all times.
     """
     prepared, injected = dynamics.prepare(parameters, config), dynamics.inject(parameters, codes, config)
-
-    def one_step(state: State, fires: Array):
-        return dynamics.advance(prepared, state, injected, fires, config=config), None
-
-    passed, _ = jax.lax.scan(one_step, dynamics.start(injected, config), dynamics.updates(config))
+    passed = dynamics.whole_pass(prepared, injected, dynamics.updates(config), config=config)
     rate = jnp.full((1, 1, 1, 1, 1), config.update.rate, codes.dtype)
     keys = jax.random.split(key, 2)
     direction = State(*(jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, passed, strict=True)))

@@ -104,7 +104,7 @@ def _advance_compiled(cells: Parameters, state: State, fires: Firing, config: La
 
 
 def whole_pass(
-    prepared: Parameters, injected: Injected, fires: Float[Array, "steps d h w batch 1"], *, config: LatticeConfig
+    prepared: Parameters, injected: Injected, fires: Float[Array, "steps #d #h #w #batch 1"], *, config: LatticeConfig
 ) -> State:
     """The last state of a pass in which cells move as far as `fires` says.
 
