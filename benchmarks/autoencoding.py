@@ -4,9 +4,9 @@
     python benchmarks/autoencoding.py --write
 
 Needs wordnet-base (Debian) and chatterbot-corpus (PyPI). Adapters of both teachers are trained on growing text. Trials compare
-strategies and learning rates on one amount of it, by validation text; they have not been run at full size yet, so that STRATEGY
-and LEARNING_RATE below rest on short trials with MiniLM.
-What has ended in --workdir is not repeated. Writes benchmarks/results/autoencoding.{json,md,png} with --write.
+strategies and learning rates on one amount of it, by validation text.
+What has ended in --workdir is not repeated. With --write the rows of what has ended there are renewed in
+benchmarks/results/autoencoding.{json,md,png}; the others stay as they are.
 """
 
 import sys
@@ -53,11 +53,12 @@ class Autoencoding:
     """Arguments of benchmarks/autoencoding.py."""
 
     only: tuple[str, ...] = ("trial", "minilm", "mpnet")
-    """'trial' compares strategies by validation, 'minilm' and 'mpnet' train on growing text, or one run by its name."""
+    """'trial' compares strategies by validation ('trial-minilm': of one teacher), 'minilm' and 'mpnet' train on growing text, or
+    one run by its name."""
     workdir: Path = Path("runs/autoencoding")
     """Where adapters and figures lie."""
     write: bool = False
-    """Write benchmarks/results/autoencoding.{json,md,png} from all figures in the workdir."""
+    """Renew benchmarks/results/autoencoding.{json,md,png} by all figures in the workdir."""
 
 
 def adapter_config(teacher: str, sentences: str, strategy: str, learning_rate: float) -> Config:
@@ -99,8 +100,11 @@ with clear_errors():
             told = {kind: f"{one['adapter']['value']:.4f}" for kind, one in found["validation"].items()}
             console.print(f"{name}: validation {told}, {found['seconds']:.0f} s", highlight=False)
     if arguments.write:
+        saved = RESULTS / "autoencoding.json"
+        known = {row["name"]: row for row in json.loads(saved.read_text())} if saved.exists() else {}
         ended = {name: arguments.workdir / f"{name}.json" for name in runs}
-        rows = [json.loads(path.read_text()) | {"name": name} for name, path in ended.items() if path.exists()]
-        (RESULTS / "autoencoding.json").write_text(json.dumps(rows, indent=2) + "\n")
+        known |= {name: json.loads(path.read_text()) | {"name": name} for name, path in ended.items() if path.exists()}
+        rows = [known[name] for name in runs if name in known]
+        saved.write_text(json.dumps(rows, indent=2) + "\n")
         (RESULTS / "autoencoding.md").write_text(markdown(rows))
         plot([row for row in rows if not row["name"].startswith("trial-")], RESULTS / "autoencoding.png")

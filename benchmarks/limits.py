@@ -3,8 +3,8 @@
 
 Data, capacity, bottleneck, reach, optimisation, noise and objective, each with an experiment of its own, on 'hundred' with
 MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of
-the experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it is complete. About an
-hour on two cores; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
+the experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it is complete. About two
+hours on two cores, each experiment 2 to 25 minutes; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
 """
 
 import sys

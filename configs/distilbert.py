@@ -11,5 +11,5 @@ from lattice_jax.config import Config, TeacherConfig, TrainingConfig
 
 CONFIG = Config(
     teacher=TeacherConfig(name="models/distilbert-base-uncased"),
-    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40, patience=0),
+    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40),
 )

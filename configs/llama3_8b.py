@@ -25,5 +25,5 @@ CONFIG = Config(
         max_length=1024,
         batch_size=16,
     ),
-    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40, patience=0),
+    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40),
 )

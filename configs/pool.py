@@ -11,6 +11,6 @@ from lattice_jax.config import Config, LatticeConfig, PoolConfig, TrainingConfig
 
 CONFIG = Config(
     lattice=LatticeConfig(steps=20),
-    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40, patience=0),
+    training=TrainingConfig(steps=120, evaluate_every=10, checkpoint_every=40),
     pool=PoolConfig(size=64, minimum_steps=16),
 )

@@ -263,8 +263,12 @@ def test_runs_on_other_text_are_marked_as_such(tmp_path):
     folders = [write_run(tmp_path / name) for name in ("a", "b")]
     other = json.loads((folders[1] / "summary.json").read_text()) | {"data_hash": "else"}
     (folders[1] / "summary.json").write_text(json.dumps(other))
+    write_page(folders[:1] * 2, tmp_path / "page.html")
+    assert 'class="strong"' in (tmp_path / "page.html").read_text(), "the better of two runs on the same text"
     write_page(folders, tmp_path / "page.html")
-    assert "did not read the same text" in (tmp_path / "page.html").read_text()
+    source = (tmp_path / "page.html").read_text()
+    assert "did not read the same text" in source
+    assert 'class="strong"' not in source, "no run is the better one on other text"
 
 
 def test_figures_as_png_and_in_tensorboard(panels, tmp_path):

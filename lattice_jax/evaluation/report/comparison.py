@@ -34,7 +34,7 @@ def comparison_sections(runs: Sequence[Run]) -> list[Section]:
         Section(
             "figures",
             "Held-out figures",
-            lead=_comparable(ended),
+            lead=_why_incomparable(ended),
             table=_figures(runs),
             panels=[
                 Panel(
@@ -70,7 +70,7 @@ def comparison_sections(runs: Sequence[Run]) -> list[Section]:
     ]
 
 
-def _comparable(runs: Sequence[Run]) -> str:
+def _why_incomparable(runs: Sequence[Run]) -> str:
     hashes = {run.summary["data_hash"] for run in runs if run.summary}
     if len(hashes) > 1:
         return "These runs did not read the same text (data hashes differ): compare figures only where the pairs are the same."
@@ -110,7 +110,9 @@ def _figures(runs: Sequence[Run]) -> Table:
         *("parameters", "best step", "samples/s", "minutes"),
     )
     ranked = [run.summary["held_out"]["similarity"] if run.summary else -1.0 for run in runs]
-    return Table(head, rows, strong=[ranked.index(max(ranked))] if max(ranked) > -1 else ())
+    # On different pairs the highest similarity tells which text is easier, not which run is better.
+    has_best = max(ranked) > -1 and not _why_incomparable(runs)
+    return Table(head, rows, strong=[ranked.index(max(ranked))] if has_best else ())
 
 
 def _emergence(runs: Sequence[Run]) -> Table | None:
