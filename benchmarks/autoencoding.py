@@ -53,8 +53,8 @@ class Autoencoding:
     """Arguments of benchmarks/autoencoding.py."""
 
     only: tuple[str, ...] = ("trial", "minilm", "mpnet")
-    """'trial' compares strategies by validation ('trial-minilm': of one teacher), 'minilm' and 'mpnet' train on growing text, or
-    one run by its name."""
+    """'trial' compares strategies by validation ('trial-minilm': of one teacher), 'minilm' and 'mpnet' train on growing text;
+    or one run by its name."""
     workdir: Path = Path("runs/autoencoding")
     """Where adapters and figures lie."""
     write: bool = False
