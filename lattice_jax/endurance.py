@@ -98,13 +98,13 @@ def recover(config: Config, respond: Respond, questions: np.ndarray) -> dict:
     count, grid = len(questions), config.lattice.grid
     before, state = respond(questions, pool.create(config.lattice, count).state, config.lattice.steps)
     steps = range(config.lattice.steps + 1)
-
-    def curve(start: State) -> list[float]:
-        return [float(np.mean(cosine_similarity(respond(questions, start, step)[0], before))) for step in steps]
-
-    curves = {"undamaged": curve(state)}
-    cleared = {}
+    starts, cleared = {"undamaged": state}, {}
     for number, kind in enumerate(pool.KINDS):
         masks = pool.damage_masks(kind, grid, count, key=jax.random.fold_in(jax.random.key(config.seed), number))
-        curves[kind], cleared[kind] = curve(pool.damage(state, masks)), float(jnp.mean(masks))
+        starts[kind], cleared[kind] = pool.damage(state, masks), float(jnp.mean(masks))
+    # All in one batch: a pass reads every cell's weights, however many questions it is for.
+    together = jax.tree.map(lambda *fields: jnp.concatenate(fields, 3), *starts.values())
+    asked, expected = (np.tile(rows, (len(starts), 1)) for rows in (questions, before))
+    found = [cosine_similarity(respond(asked, together, step)[0], expected).reshape(-1, count).mean(1) for step in steps]
+    curves = dict(zip(starts, np.transpose(found).tolist(), strict=True))
     return {"questions": count, "steps": list(steps), **curves, "cleared_share": cleared}

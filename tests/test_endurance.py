@@ -87,7 +87,7 @@ def test_damage_is_the_same_for_every_cube():
     def respond(questions, start, steps):
         starts.append(start)
         full = State(jnp.ones((3, 4, 5, len(questions), 3)), jnp.ones((3, 4, 5, len(questions), 3)))
-        return ASKED.answers[: len(questions)], full
+        return np.resize(ASKED.answers, (len(questions), ASKED.answers.shape[1])), full
 
     recover(CONFIG, respond, ASKED.questions)
     first, starts = starts, []

@@ -10,6 +10,7 @@ from small_cube import SMALL, quick_jit, with_cell
 
 from lattice_jax.config import CellConfig, GridConfig, LatticeConfig
 from lattice_jax.errors import InputError
+from lattice_jax.lattice import draw
 from lattice_jax.lattice.cell import (
     COMPONENTS,
     DECAYED,
@@ -104,6 +105,12 @@ def test_cells_start_as_a_wave_guide_with_weights_of_their_own():
     assert 0.01 < float(jnp.std(jnp.delete(arrays["perception"], ahead, -2))) < 0.1
     for name in DECAYED:
         assert len(np.unique(arrays[name].reshape(60, -1), axis=0)) == 60
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5, 2, 3), (2, 0), ()])
+def test_numbers_drawn_flat_are_those_of_jax(shape):
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(draw.normal(key, shape), jax.random.normal(key, shape))
 
 
 def test_start_values_depend_on_the_key_alone():

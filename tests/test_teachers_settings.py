@@ -10,8 +10,10 @@ from teacher_directory import ENCODERS, make_teacher, write_json
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
+from lattice_jax.teachers import stages
 from lattice_jax.teachers.embed import embed, encode, load_teacher, load_tokenizer, tokenize
 from lattice_jax.teachers.settings import describe
+from lattice_jax.teachers.stages import through_layer
 
 TEXTS = ["w5 w9 w30", "w7", "w59 w8 w8 w41 w12"]
 
@@ -53,16 +55,31 @@ def test_length_one_is_a_setting(directory):
     np.testing.assert_allclose(unit, plain / lengths, atol=1e-6)
 
 
-def test_layers_beyond_the_ones_taken_are_not_computed(directory):
-    def products(layers: str) -> int:
-        from lattice_jax.teachers.embed import _encode_batch
+@pytest.mark.parametrize(("layers", "computed"), [("0", 0), ("1", 1), ("0,1", 1), ("-1", 2)])
+def test_layers_beyond_the_ones_taken_are_not_computed(directory, monkeypatch, layers, computed):
+    through = []
 
-        teacher = load_teacher(TeacherConfig(name=str(directory), layers=layers))
-        batch = np.ones((2, 8), np.int32), np.ones((2, 8), bool)
-        lowered = _encode_batch.lower(teacher.parameters, *batch, encoder=teacher.encoder, settings=teacher.settings)
-        return round(lowered.compile().cost_analysis()["flops"])
+    def counted(*arguments, **settings):
+        through.append(settings["layer"])
+        return through_layer(*arguments, **settings)
 
-    assert products("0") < 0.1 * products("1") < 0.06 * products("2")
+    monkeypatch.setattr(stages, "through_layer", counted)
+    teacher = load_teacher(TeacherConfig(name=str(directory), layers=layers))
+    encode(teacher, tokenize(teacher.tokenizer, TEXTS[:1]), batch_size=2)
+    assert len(through) == computed
+
+
+def test_a_layer_that_is_named_twice_counts_twice(directory):
+    found = embeddings(directory, layers="0,2,2", normalise=False)
+    expected = [hidden_states(directory, text)[[0, 2, 2]].mean((0, 1)) for text in TEXTS]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_layer_is_compiled_once_for_all_layers(directory):
+    teacher = load_teacher(TeacherConfig(name=str(directory)))
+    through_layer.clear_cache()
+    encode(teacher, tokenize(teacher.tokenizer, TEXTS[:1]), batch_size=3)
+    assert through_layer._cache_size() == 1
 
 
 def test_a_template_is_what_the_teacher_reads(directory):

@@ -216,7 +216,7 @@ def _start(width: int, hidden: int, mean_target: Float[Array, " d"], *, key: PRN
     return _Layers(kernels, (jnp.zeros(hidden), jnp.zeros(hidden), mean_target))
 
 
-@partial(jax.jit, static_argnames="batch_size")
+@partial(jax.jit, static_argnames="batch_size", donate_argnames="state")
 def _train_epoch(
     layers: _Layers, state: optax.OptState, train: _Samples, validation: _Samples, *, batch_size: int, key: PRNGKeyArray
 ) -> tuple[_Layers, optax.OptState, Float[Array, ""]]:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Key
 
 from lattice_jax.config import CellConfig, LatticeConfig
 from lattice_jax.errors import InputError
+from lattice_jax.lattice import draw
 from lattice_jax.lattice.grid import offsets
 from lattice_jax.lattice.surface import towards
 
@@ -109,7 +110,7 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
             return jnp.zeros(full)
         if name == "step_size":
             return jnp.full(full, float(config.update.step_size))
-        noise = jax.random.normal(keys[name], full)
+        noise = draw.normal(keys[name], full)
         if name == "perception":
             return (cell.perception_noise * noise).at[..., ahead, :].set(1.0)
         if name == "gate":

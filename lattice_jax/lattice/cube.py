@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from lattice_jax.config import LatticeConfig
-from lattice_jax.lattice import cell, surface
+from lattice_jax.lattice import cell, draw, surface
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.firing import Horizon, Read
 from lattice_jax.lattice.propagate import Propagation, propagate
@@ -40,7 +40,7 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
     """
     cell_key, face_key = jax.random.split(key)
     channels, visible = config.surface_channels, config.cell.visible
-    orthogonal, _ = jnp.linalg.qr(jax.random.normal(face_key, (visible, channels)))
+    orthogonal, _ = jnp.linalg.qr(draw.normal(face_key, (visible, channels)))
     scale = _INJECTION_SCALE * np.sqrt(visible)
     leading = {face: surface.face_shape(face, config.grid) for face in (config.input_face, config.output_face)}
     return cell.initialise(config, key=cell_key) | {

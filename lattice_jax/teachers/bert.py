@@ -22,6 +22,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from lattice_jax.teachers.stages import StagedEncoder
+
 FURTHEST_DISTANCE = 128
 """Tokens further apart than this share one bucket of relative position (MPNet's own constant, absent from its config.json)."""
 
@@ -127,37 +129,44 @@ class Layer(nn.Module):
         return LayerNorm(self.config.layer_norm_epsilon, name="output_norm")(hidden + narrowed)
 
 
-class Encoder(nn.Module):
+class Encoder(StagedEncoder):
     """Words, positions and, where the family has them, segments, through every layer."""
 
     config: EncoderConfig
     numbers: str = "float32"
 
-    @nn.compact
-    def __call__(self, token_ids: Array, mask: Array) -> tuple[Array, ...]:
+    def setup(self):
+        config = self.config
+        table = partial(nn.Embed, features=config.hidden_size, dtype=self.numbers)
+        self.words, self.positions = table(config.vocabulary_size), table(config.positions)
+        if config.segments:
+            self.segments = table(config.segments)
+        if config.relative_buckets:
+            self.relative_bias = nn.Embed(config.relative_buckets, config.heads, dtype=jnp.float32)
+        self.embedding_norm = LayerNorm(config.layer_norm_epsilon)
+        self.layer = [self.one_layer() for _ in range(config.layers)]
+
+    @nn.nowrap
+    def one_layer(self) -> Layer:
+        return Layer(self.config, self.numbers, parent=None)
+
+    def begin(self, token_ids: Array, mask: Array) -> tuple[Array, Array]:
+        """The normalised embeddings, and the bias [batch, heads or 1, query or 1, key] on every layer's scores."""
         config, length = self.config, token_ids.shape[1]
-
-        def embed(rows: int, name: str, ids: Array) -> Array:
-            return nn.Embed(rows, config.hidden_size, dtype=self.numbers, name=name)(ids)
-
         if config.positions_after_padding:
             # Counted by id and not by mask, as these were trained: a literal "<pad>" in a text takes no position.
             counted = (token_ids != config.padding_id).astype(jnp.int32)
             positions = jnp.cumsum(counted, axis=1) * counted + config.padding_id
         else:
             positions = jnp.arange(length)[None]
-        embedded = embed(config.vocabulary_size, "words", token_ids) + embed(config.positions, "positions", positions)
+        embedded = self.words(token_ids) + self.positions(positions)
         if config.segments:
-            embedded = embedded + embed(config.segments, "segments", jnp.zeros((1, length), jnp.int32))
+            embedded = embedded + self.segments(jnp.zeros((1, length), jnp.int32))
         bias = padding_bias(mask)
         if config.relative_buckets:
-            buckets = relative_buckets(length, config.relative_buckets)
-            by_head = nn.Embed(config.relative_buckets, config.heads, dtype=jnp.float32, name="relative_bias")(buckets)
+            by_head = self.relative_bias(relative_buckets(length, config.relative_buckets))
             bias = bias + jnp.transpose(by_head, (2, 0, 1))[None]
-        states = [LayerNorm(config.layer_norm_epsilon, name="embedding_norm")(embedded)]
-        for index in range(config.layers):
-            states.append(Layer(config, self.numbers, name=f"layer_{index}")(states[-1], bias))
-        return tuple(states)
+        return self.embedding_norm(embedded), bias
 
 
 def padding_bias(mask: Bool[Array, "batch length"]) -> Float[Array, "batch 1 1 length"]:

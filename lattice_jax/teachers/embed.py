@@ -3,23 +3,22 @@
 Contract: an embedding is float32, in the order of the texts, of length 1 unless the settings leave it; what else they say of
 layers, pooling and template is in `settings`. A longer text than the teacher takes is cut at its maximum length, and
 `Tokens.cut` says so. Each text is encoded in a shape that follows from its own number of tokens, so that its embedding doesn't
-depend on the texts beside it, and a handful of compilations serve any corpus. A text without tokens, and embeddings that are
-zero, not finite or all alike, are refused with an `InputError`.
+depend on the texts beside it, and a few dozen small compilations serve any corpus. A text without tokens, and embeddings that
+are zero, not finite or all alike, are refused with an `InputError`.
 
 Source: Reimers and Gurevych, "Sentence-BERT" (2019), arXiv:1908.10084, pooling of token states.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32
 from tokenizers import Tokenizer
 
@@ -31,12 +30,9 @@ from lattice_jax.teachers.families import FAMILIES
 from lattice_jax.teachers.filling import fill, parameter_shapes
 from lattice_jax.teachers.llama import LlamaConfig
 from lattice_jax.teachers.settings import Pooling, Settings, encoder_sizes, settle
+from lattice_jax.teachers.stages import StagedEncoder, hidden_states
 from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed
 from lattice_jax.teachers.weights import open_teacher
-
-PADDED_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
-"""Lengths that texts are padded to, in tokens; longer texts are padded to the teacher's maximum. One compilation each: finer
-steps would spend on compiling what they save on padding."""
 
 FULL_BATCH_LENGTH = 64
 """Padded length up to which a batch holds all of `batch_size` texts; longer ones are fewer, so that the tokens stay as many."""
@@ -79,7 +75,7 @@ class Teacher:
     dimension: int
     """Numbers in an embedding."""
     padding_id: int
-    encoder: nn.Module
+    encoder: StagedEncoder
     parameters: dict[str, Any]
     """None of them where the teacher is streamed."""
     streamed: Streamed | None = None
@@ -210,8 +206,7 @@ def _encode_padded(teacher: Teacher, padded: Sequence[Batch], on_layer: Progress
     """One vector for each text of each batch; `on_layer` is called where layers are streamed."""
     settings = teacher.settings
     if teacher.streamed is None:
-        encode_batch = partial(_encode_batch, encoder=teacher.encoder, settings=settings)
-        return [np.asarray(encode_batch(teacher.parameters, batch.token_ids, batch.mask)) for batch in padded]
+        return [np.asarray(_encode_batch(teacher, batch)) for batch in padded]
     pool = POOLINGS[settings.pooling]
     pooled = encode_streamed(teacher.streamed, padded, pool=pool, states=settings.layers, on_layer=on_layer)
     return [np.asarray(unit_length(jnp.asarray(vectors))) if settings.normalise else vectors for vectors in pooled]
@@ -226,28 +221,36 @@ def pad(texts: Sequence[Sequence[int]], length: int, padding_id: int) -> tuple[n
     return token_ids, mask
 
 
+def padded_length(tokens: int, longest: int) -> int:
+    """What a text of so many tokens is padded to, at most `longest`: multiples of 4 up to 64, then eight lengths an octave."""
+    step = max(4, 2 ** ((tokens - 1).bit_length() - 4))
+    return min(-(-tokens // step) * step, longest)
+
+
 def batches(token_counts: Sequence[int], batch_size: int, max_length: int) -> Iterator[tuple[int, int, list[int]]]:
     """Padded length, rows and members (at most as many) of every batch, the longest texts first."""
     by_length = defaultdict(list)
     for index, count in enumerate(token_counts):
-        fitting = [length for length in PADDED_LENGTHS if count <= length < max_length]
-        by_length[min(fitting, default=max_length)].append(index)
+        by_length[padded_length(count, max_length)].append(index)
     for length in sorted(by_length, reverse=True):
         size = max(batch_size * FULL_BATCH_LENGTH // max(length, FULL_BATCH_LENGTH), 1)
         for start in range(0, len(by_length[length]), size):
             yield length, size, by_length[length][start : start + size]
 
 
-@partial(jax.jit, static_argnames=("encoder", "settings"))
-def _encode_batch(parameters: dict, token_ids: Array, mask: Array, *, encoder: nn.Module, settings: Settings) -> Array:
-    # The default on accelerators would round the factors of float32 products to fewer bits.
-    with jax.default_matmul_precision("highest"):
-        states = cast(tuple[Array, ...], encoder.apply({"params": parameters}, token_ids, mask))
-    # Layers beyond the ones that are taken are not computed: nothing depends on them.
-    taken = sum(
-        (states[layer].astype(jnp.float32) for layer in settings.layers[1:]), states[settings.layers[0]].astype(jnp.float32)
-    )
-    pooled = POOLINGS[settings.pooling](taken / len(settings.layers), mask)
+def _encode_batch(teacher: Teacher, batch: Batch) -> Float[Array, "batch dimension"]:
+    wanted, total = Counter(teacher.settings.layers), jnp.zeros((), jnp.float32)
+    # States beyond the last one wanted are never asked for, so they are not computed.
+    for number, state in zip(range(max(wanted) + 1), hidden_states(teacher.encoder, teacher.parameters, *batch), strict=False):
+        if number in wanted:
+            total = total + wanted[number] * state.astype(jnp.float32)
+    return _pooled(total, batch.mask, settings=teacher.settings)
+
+
+@partial(jax.jit, static_argnames="settings")
+def _pooled(total: Array, mask: Array, *, settings: Settings) -> Array:
+    """One vector a text from the sum of the states that are taken."""
+    pooled = POOLINGS[settings.pooling](total / len(settings.layers), mask)
     return unit_length(pooled) if settings.normalise else pooled
 
 

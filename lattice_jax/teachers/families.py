@@ -7,9 +7,8 @@ Whoever adds a family adds a row here and nothing elsewhere.
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from flax import linen as nn
-
 from lattice_jax.teachers import bert_checkpoints, llama
+from lattice_jax.teachers.stages import StagedEncoder
 
 
 class EncoderSizes(Protocol):
@@ -35,7 +34,7 @@ class Family(NamedTuple):
 
     read_config: Callable[[Mapping[str, Any]], Any]
     """The sizes (`EncoderSizes`) that a config.json's values state; `InputError` for what the encoder can't do."""
-    build: Callable[[Any, str], nn.Module]
+    build: Callable[[Any, str], StagedEncoder]
     """(configuration, "float32" or "bfloat16") -> module: token ids and mask [batch, length] -> tuple of hidden states
     [batch, length, hidden]: the embeddings, then each layer's, the last one as the family hands it on."""
     names: Callable[[Any, Collection[str]], dict[str, str]]

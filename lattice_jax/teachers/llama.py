@@ -27,6 +27,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32
 
 from lattice_jax.errors import InputError
+from lattice_jax.teachers.stages import StagedEncoder
 
 
 @dataclass(frozen=True)
@@ -211,20 +212,28 @@ class LlamaLayer(nn.Module):
         return hidden + linear(config.hidden_size, name="narrow")(gate * widened)
 
 
-class Llama(nn.Module):
+class Llama(StagedEncoder):
     """The embeddings through every layer and the final norm."""
 
     config: LlamaConfig
     numbers: str = "float32"
 
-    @nn.compact
-    def __call__(self, token_ids: Array, mask: Array) -> tuple[Array, ...]:
+    def setup(self):
         config, numbers = self.config, jnp.dtype(self.numbers)
-        words = nn.Embed(config.vocabulary_size, config.hidden_size, dtype=numbers, param_dtype=numbers, name="words")
-        states = [words(token_ids)]
-        for index in range(config.layers):
-            states.append(LlamaLayer(config, self.numbers, name=f"layer_{index}")(states[-1], mask))
-        return (*states[:-1], RMSNorm(config.norm_epsilon, self.numbers, name="norm")(states[-1]))
+        self.words = nn.Embed(config.vocabulary_size, config.hidden_size, dtype=numbers, param_dtype=numbers)
+        self.layer = [self.one_layer() for _ in range(config.layers)]
+        self.norm = RMSNorm(config.norm_epsilon, self.numbers)
+
+    @nn.nowrap
+    def one_layer(self) -> LlamaLayer:
+        return LlamaLayer(self.config, self.numbers, parent=None)
+
+    def begin(self, token_ids: Array, mask: Array) -> tuple[Array, Array]:
+        """The embeddings, and the mask as it is."""
+        return self.words(token_ids), mask
+
+    def end(self, hidden: Array) -> Array:
+        return self.norm(hidden)
 
 
 def attention_mask(mask: Bool[Array, "batch length"], window: int | None) -> Bool[Array, "batch length length"]:

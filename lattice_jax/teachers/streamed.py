@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Int
 from lattice_jax.errors import InputError
 from lattice_jax.teachers.filling import check_fit, fill, parameter_shapes
 from lattice_jax.teachers.llama import Llama, LlamaConfig, LlamaLayer, RMSNorm, layer_names, not_needed, parameter_names, prefix
+from lattice_jax.teachers.stages import through_layer
 
 Pool = Callable[[Array, Array], Array]
 """(hidden states [batch, length, hidden], mask [batch, length]) -> one vector a text [batch, hidden]."""
@@ -100,7 +101,7 @@ def sweep(
     A list is overwritten when the next one is asked for. prefetch: read the pages of the next layer while this one computes.
     """
     config, tensors, numbers = streamed.config, streamed.tensors, streamed.numbers
-    before = prefix(tensors)
+    before, one_layer = prefix(tensors), LlamaLayer(config, numbers)
     # A mapped table gives the rows that are asked for; the others are never read.
     hidden = [tensors[f"{before}embed_tokens.weight"][batch.token_ids].astype(numbers) for batch in batches]
     yield hidden
@@ -116,9 +117,7 @@ def sweep(
             parameters = fill({name: tensors[name] for name in names}, names, shapes, (), config.family, numbers=numbers)
             ahead = _read_ahead(reader, streamed, layer + 1) if prefetch and layer + 1 < last else None
             for index, batch in enumerate(batches):
-                hidden[index] = np.asarray(
-                    _through_layer(parameters, hidden[index], batch.mask, config=config, numbers=numbers)
-                )
+                hidden[index] = np.asarray(through_layer(parameters, hidden[index], batch.mask, layer=one_layer))
             del parameters
             if ahead is not None:
                 ahead.result()
@@ -127,13 +126,6 @@ def sweep(
                 for index, state in enumerate(hidden):
                     hidden[index] = np.asarray(_normed(scale, state, epsilon=config.norm_epsilon, numbers=numbers))
             yield hidden
-
-
-@partial(jax.jit, static_argnames=("config", "numbers"))
-def _through_layer(parameters: dict, hidden: Array, mask: Array, *, config: LlamaConfig, numbers: str) -> Array:
-    # The default on accelerators would round the factors of float32 products to fewer bits.
-    with jax.default_matmul_precision("highest"):
-        return LlamaLayer(config, numbers).apply({"params": parameters}, hidden, mask)  # pyright: ignore[reportReturnType]
 
 
 @partial(jax.jit, static_argnames=("epsilon", "numbers"))

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lattice_jax.config import LatticeConfig
+from lattice_jax.lattice import draw
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.emergence import dynamics
 from lattice_jax.lattice.emergence.dynamics import Codes
@@ -103,7 +104,7 @@ def cube_separation_rates(
     passed = dynamics.whole_pass(prepared, injected, dynamics.updates(config), config=config)
     rate = jnp.full((1, 1, 1, 1, 1), config.update.rate, codes.dtype)
     keys = jax.random.split(key, 2)
-    direction = State(*(jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, passed, strict=True)))
+    direction = State(*(draw.normal(k, leaf.shape) for k, leaf in zip(keys, passed, strict=True)))
     twice = jnp.concatenate([injected, injected], 3)
     return separation_rates(
         lambda state: dynamics.advance(prepared, state, twice, rate, config=config),

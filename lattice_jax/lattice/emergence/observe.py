@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lattice_jax.config import EmergenceConfig, LatticeConfig
-from lattice_jax.lattice import devices
+from lattice_jax.lattice import devices, draw
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.emergence import criticality, dynamics, influence, information, orientation, specialisation
 from lattice_jax.lattice.emergence.information import Division
@@ -115,7 +115,7 @@ def observe(
     perturb_key, probe_key, exponent_key = jax.random.split(key, 3)
     shown = jnp.asarray(inputs.shown)
     passes = trajectory(parameters, inputs.shown, config)
-    noise = jax.random.normal(perturb_key, shown.shape)
+    noise = draw.normal(perturb_key, shown.shape)
     noise *= PERTURBATION * jnp.linalg.norm(shown, axis=1, keepdims=True) / jnp.linalg.norm(noise, axis=1, keepdims=True)
     disturbed = trajectory(parameters, np.asarray(shown + noise), config)
 
@@ -125,7 +125,7 @@ def observe(
     question_read, answer_read = (
         information.probe(likeness, targets, inputs.division) for targets in (inputs.probed, inputs.answers)
     )
-    probes = jax.random.normal(probe_key, (_PROBES, len(shown), config.surface_size(config.output_face)))
+    probes = draw.normal(probe_key, (_PROBES, len(shown), config.surface_size(config.output_face)))
     gradient = np.asarray(influence.by_gradient(parameters, shown, probes, config=config))
     separation = criticality.cube_separation_rates(
         parameters,
