@@ -93,8 +93,8 @@ def test_the_page_shows_every_figure(tmp_path):
     page = markdown(rows)
     assert "| pairs alone | 184 | hundred | 0.9600 [0.9500, 0.9700] | 0.9400 |" in page
     assert "| 0.9712 [0.9612, 0.9812] | 0.9400 | +0.0312 [+0.0212, +0.0412] | 201 |" in page
-    assert "| minilm | attention | 0.001 | 0.9600 | 0.9600 | 12 |" in page
-    assert "| minilm | PCA | | 0.9400 | 0.9400 | |" in page
+    assert "| MiniLM | attention | 0.001 | 0.9600 | 0.9600 |" in page
+    assert "| MiniLM | PCA | | 0.9400 | 0.9400 |" in page
     assert "nothing: all above 0.95" in page
     short = markdown([row("minilm-0", 184, adapter=0.93, components=0.94)])
     assert "- MiniLM on hundred: 0.9300, 0.0200 below 0.95; PCA would need 201 numbers." in short

@@ -37,8 +37,8 @@ def markdown(rows: Sequence[Mapping]) -> str:
             lines += [f"## {title}", "", _settings(growing[0]), "", *_growing(growing), ""]
     lines += ["## What falls short", "", *_short(rows), ""]
     lines += ["![Cosine over the amount of text](autoencoding.png)", ""]
-    tried_on = {row["sentences"] for row in rows if _is_trial(row)}
-    trials = sorted((row for row in rows if row["sentences"] in tried_on), key=lambda row: row["teacher"])
+    tried_on = {(row["teacher"], row["sentences"]) for row in rows if _is_trial(row)}
+    trials = sorted((row for row in rows if (row["teacher"], row["sentences"]) in tried_on), key=lambda row: row["teacher"])
     if trials:
         lines += ["## Strategies and learning rates", "", *_trials(trials), ""]
     lines.append("`python benchmarks/autoencoding.py --write`")
@@ -78,13 +78,17 @@ def _growing(rows: Sequence[Mapping]) -> list[str]:
     return lines
 
 
+def _name(teacher: str) -> str:
+    return TEACHERS[teacher].partition(",")[0]
+
+
 def _short(rows: Sequence[Mapping]) -> list[str]:
     """With the most text of each teacher, every held-out kind that misses the goal or does not surpass components."""
     lines = []
-    for teacher, title in TEACHERS.items():
+    for teacher in TEACHERS:
         growing = [row for row in rows if row["teacher"] == teacher and not _is_trial(row)]
         for most in sorted(growing, key=lambda row: row["texts"])[-1:]:
-            name = title.partition(",")[0]
+            name = _name(teacher)
             for kind, figures in most["held_out"].items():
                 reached = figures["adapter"]["value"]
                 if reached < GOAL:
@@ -109,19 +113,16 @@ def _trials(rows: Sequence[Mapping]) -> list[str]:
     lines = [
         f"Text: {text_name(rows[0]['sentences'])}, {rows[0]['steps']:,} steps; judged by validation text alone.",
         "",
-        "| teacher | strategy | learning rate | validation pairs | validation definitions | seconds |",
-        "|---|---|---:|---:|---:|---:|",
+        "| teacher | strategy | learning rate | validation pairs | validation definitions |",
+        "|---|---|---:|---:|---:|",
     ]
     for row in rows:
         pairs, definitions = (row["validation"][kind]["adapter"]["value"] for kind in (PAIRS, DEFINITIONS))
-        lines.append(
-            f"| {row['teacher']} | {row['strategy']} | {row['learning_rate']:g} | {pairs:.4f} | {definitions:.4f} "
-            f"| {row['seconds']:.0f} |"
-        )
+        lines.append(f"| {_name(row['teacher'])} | {row['strategy']} | {row['learning_rate']:g} | {pairs:.4f} | {definitions:.4f} |")
     for teacher in dict.fromkeys(row["teacher"] for row in rows):
         known = next(row for row in rows if row["teacher"] == teacher)["validation"]
         pairs, definitions = (known[kind]["components"]["value"] for kind in (PAIRS, DEFINITIONS))
-        lines.append(f"| {teacher} | PCA | | {pairs:.4f} | {definitions:.4f} | |")
+        lines.append(f"| {_name(teacher)} | PCA | | {pairs:.4f} | {definitions:.4f} |")
     return lines
 
 
@@ -134,7 +135,7 @@ def plot(rows: Sequence[Mapping], path: Path) -> None:
         own = sorted((row for row in rows if row["teacher"] == teacher), key=lambda row: row["texts"])
         for kind, axes in zip(KINDS, line, strict=True):
             _panel(axes, own, kind)
-            dress(axes, f"{TEACHERS[teacher].partition(',')[0]}, {KINDS[kind]}")
+            dress(axes, f"{_name(teacher)}, {KINDS[kind]}")
             axes.spines["bottom"].set_color(FAINT)
             axes.tick_params(which="both", colors=QUIET, labelsize=8, length=0)
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
