@@ -118,7 +118,9 @@ def _trials(rows: Sequence[Mapping]) -> list[str]:
     ]
     for row in rows:
         pairs, definitions = (row["validation"][kind]["adapter"]["value"] for kind in (PAIRS, DEFINITIONS))
-        lines.append(f"| {_name(row['teacher'])} | {row['strategy']} | {row['learning_rate']:g} | {pairs:.4f} | {definitions:.4f} |")
+        lines.append(
+            f"| {_name(row['teacher'])} | {row['strategy']} | {row['learning_rate']:g} | {pairs:.4f} | {definitions:.4f} |"
+        )
     for teacher in dict.fromkeys(row["teacher"] for row in rows):
         known = next(row for row in rows if row["teacher"] == teacher)["validation"]
         pairs, definitions = (known[kind]["components"]["value"] for kind in (PAIRS, DEFINITIONS))
