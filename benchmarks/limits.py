@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What limits the cube: python benchmarks/limits.py [--only NAME ...] [--write]
 
-Data, capacity, bottleneck, reach, optimisation, noise and objective, each with an experiment of its own, on 'hundred' with
-MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of
-the experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it is complete. About two
-hours on two cores, each experiment 2 to 25 minutes; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
+Data, curriculum, capacity, bottleneck, reach, optimisation, noise and objective, each with an experiment of its own, on
+'hundred' with MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs play no part. With
+--write the tables of the experiments that ran are renewed in benchmarks/results/limits.json and limits.md, each as soon as it
+is complete. About two hours on two cores, each experiment 1 to 25 minutes; WordNet needs Debian's wordnet-base, chatterbot the
+extra 'corpora'.
 """
 
 import sys
@@ -31,6 +32,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
     Row,
     bottleneck,
     capacity,
+    curriculum,
     data,
     noise,
     objective,
@@ -85,6 +87,10 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "data-hundred": ("Number of pairs, 'hundred'", lambda: data(hundred(), (17, 34, 68))),
     "data-chatterbot": ("Number of pairs, chatterbot", lambda: data(chatterbot(), (180, 360, 715))),
     "data-wordnet": ("Number of pairs, WordNet", lambda: data(wordnet(), (300, 3000, 20_000))),
+    "curriculum-chatterbot": (
+        "Pairs of WordNet lent to the regression, chatterbot",
+        lambda: curriculum(chatterbot(), wordnet(), (0.0, 0.001, 0.01, 0.03, 0.1)),
+    ),
     "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
 from benchmarks.limit.experiments import Corpus  # noqa: E402
-from benchmarks.limit.linear import window, windowed_ridge  # noqa: E402
+from benchmarks.limit.linear import window, windowed_ridge, with_borrowed  # noqa: E402
 from lattice_jax.evaluation.baselines import Pairs, fit_ridge  # noqa: E402
 from lattice_jax.evaluation.similarity import unit_rows  # noqa: E402
 from lattice_jax.lattice.adapter import Adapter, freeze, principal_start  # noqa: E402
@@ -40,6 +40,19 @@ def test_a_window_as_large_as_the_face_is_the_regression_of_the_whole_code(pairs
     expected = codec.decode(jnp.asarray(fit_ridge(Pairs(*coded[:2]), 50 / 100, share=0.0)(coded[2])))
     found = windowed_ridge(train, validation, codec, 3, penalties=np.array([1.0]))(validation.questions)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_lent_pairs_count_as_much_as_their_weight_and_about_their_own_means(pairs):
+    own, lent = pairs
+    moved = Pairs(lent.questions + 3.0, lent.answers - 2.0)
+    alone, twice = (fit_ridge(of, 0.3, share=0.2)(lent.questions) for of in (own, with_borrowed(own, moved, 2.0)))
+    np.testing.assert_allclose(fit_ridge(with_borrowed(own, moved, 0.0), 0.3, share=0.2)(lent.questions), alone, atol=1e-5)
+    apart = [(side - side.mean(0)).astype(np.float64) for side in (*own, *lent)]
+    questions, answers = (np.concatenate([apart[n], *[apart[n + 2]] * 2]) for n in range(2))
+    solved = np.linalg.solve(questions.T @ questions + 0.3 * np.eye(384), questions.T @ (answers - 0.2 * questions))
+    expected = own.answers.mean(0) + 0.2 * (lent.questions - own.questions.mean(0))
+    expected = expected + (lent.questions - own.questions.mean(0)) @ solved
+    np.testing.assert_allclose(twice, expected, atol=1e-4)
 
 
 def test_divisions_are_of_known_pairs_and_apart():

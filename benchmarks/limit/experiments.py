@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.limit.cubes import Trained, train_cube
-from benchmarks.limit.linear import windowed_ridge
+from benchmarks.limit.linear import windowed_ridge, with_borrowed
 from lattice_jax.alignment import align
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
-from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, ridge
+from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows
 from lattice_jax.lattice import cube
@@ -129,6 +129,17 @@ def noise(corpus: Corpus, amounts: tuple[float, ...]) -> Iterator[Row]:
     for amount in amounts:
         config = with_settings(corpus.config, {"training.question_noise": amount})
         yield {"question noise": amount, **_mean([_cube(corpus, config, sides) for sides in corpus.sides()])}
+
+
+def curriculum(corpus: Corpus, other: Corpus, weights: tuple[float, ...]) -> Iterator[Row]:
+    """What pairs of another corpus are worth to the best regression, each counted as so much of a pair."""
+    lent = other.sides()[0].train
+    for weight in weights:
+        found = []
+        for train, chosen_on, judged_on in corpus.sides():
+            fitted = ridge(with_borrowed(train, lent, weight), chosen_on, "shared_ridge", shares=(0.0, *SHARES))
+            found.append({"shared_ridge": _similarity(fitted.predict(judged_on.questions), judged_on)})
+        yield {"weight of a lent pair": weight, **_mean(found)}
 
 
 def bottleneck(corpus: Corpus) -> Iterator[Row]:

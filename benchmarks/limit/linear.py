@@ -1,4 +1,4 @@
-"""What a linear map of the code can do: all of it, or as much as a window of the face lets it see.
+"""What a linear map can do: of the code, as much as a window of the face lets it see; of embeddings, with pairs lent by others.
 
 Contract: embeddings of unit length in the teacher's space in, predictors in the teacher's space out. The penalty is chosen on
 the validation pairs, as for the baselines.
@@ -19,6 +19,16 @@ def window(side: int, radius: int) -> Bool[np.ndarray, "code code"]:
     """Which input cells [from, to] lie within `radius` of an output cell on a square face, diagonals counting as one."""
     places = np.stack(np.divmod(np.arange(side * side), side), -1)
     return np.abs(places[:, None] - places[None]).max(-1) <= radius
+
+
+def with_borrowed(train: Pairs, lent: Pairs, weight: float) -> Pairs:
+    """Pairs of which a ridge regression is that of both corpora, a lent pair counting `weight` and each about its own means."""
+
+    def joined(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        # Moved to the same mean, both stay centred together; the square root is squared by least squares.
+        return np.concatenate([own, own.mean(0) + np.sqrt(weight) * (other - other.mean(0))])
+
+    return Pairs(*(joined(own, other) for own, other in zip(train, lent, strict=True)))
 
 
 def windowed_ridge(
