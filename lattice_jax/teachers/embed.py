@@ -34,8 +34,9 @@ from lattice_jax.teachers.stages import StagedEncoder, hidden_states
 from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed
 from lattice_jax.teachers.weights import open_teacher
 
-FULL_BATCH_LENGTH = 64
-"""Padded length up to which a batch holds all of `batch_size` texts; longer ones are fewer, so that the tokens stay as many."""
+FULL_BATCH_LENGTH = 16
+"""Padded length up to which a batch holds all of `batch_size` texts; longer ones are fewer, so that the tokens stay as many.
+2,048 tokens at once go through MPNet 1.08 times as fast as 512 on two cores, but leave four times as many rows empty."""
 
 COLLAPSED_COSINE = 0.999
 """Mean cosine between the embeddings of different texts above which they are refused; 100 real questions have 0.43."""
