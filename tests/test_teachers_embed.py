@@ -95,17 +95,16 @@ def test_batches_hold_every_text_once_in_few_shapes():
     for length, rows, members in planned:
         assert 0 < len(members) <= rows <= 32
         assert max(counts[index] for index in members) <= length
-        assert rows == 1 or length * rows <= 32 * 16
-    # Up to 64 tokens 3 are wasted at most, beyond them an eighth.
-    assert all(length - min(counts[index] for index in members) < max(4, length / 8) for length, _, members in planned)
-    assert {(length, rows) for length, rows, _ in planned if length > 64} == {
-        *((72, 7), (80, 6), (88, 5), (96, 5), (104, 4), (112, 4), (120, 4), (128, 4)),
-        *((144, 3), (160, 3), (176, 2), (192, 2), (208, 2), (224, 2), (240, 2), (256, 2)),
-        *((288, 1), (320, 1), (352, 1), (384, 1)),
+        assert length * rows <= 32 * 32
+    # Up to 64 tokens 7 are wasted at most, beyond them a quarter.
+    assert all(length - min(counts[index] for index in members) < max(8, length / 4) for length, _, members in planned)
+    assert {(length, rows) for length, rows, _ in planned} == {
+        *((8, 32), (16, 32), (24, 32), (32, 32), (40, 25), (48, 21), (56, 18), (64, 16)),
+        *((80, 12), (96, 10), (112, 9), (128, 8), (160, 6), (192, 5), (224, 4), (256, 4), (320, 3), (384, 2)),
     }
-    assert {length for length, _, _ in batches([3, 250], 32, 250)} == {4, 250}, "no longer than the teacher reads"
+    assert {length for length, _, _ in batches([3, 250], 32, 250)} == {8, 250}, "no longer than the teacher reads"
     # A long context doesn't make a text of middle length as expensive as one that fills it.
-    assert {length for length, _, _ in batches([300, 700, 8000], 32, 8192)} == {320, 704, 8192}
+    assert {length for length, _, _ in batches([300, 700, 8000], 32, 8192)} == {320, 768, 8192}
 
 
 @pytest.mark.parametrize("nothing", ["", " \t\n", "\u200b", "\x00"])

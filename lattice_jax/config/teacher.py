@@ -32,7 +32,7 @@ class TeacherConfig:
     streamed: bool = False
     """Whether weights stay on disk but for one layer at a time, for a LLaMA or Mistral model that is larger than memory."""
     batch_size: int = 32
-    """Texts of up to 16 tokens encoded at once; of longer ones fewer, so that the tokens stay as many."""
+    """Texts of up to 32 tokens encoded at once; of longer ones fewer, so that the tokens stay as many."""
     cache_directory: str = ".cache/embeddings"
     """Where embeddings are kept, by teacher and text; created when missing."""
     stored_as: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -1,8 +1,8 @@
 """An encoder in stages: what its layers begin with, layer after layer, and what follows the last one.
 
 Contract: `hidden_states` gives what the encoder as a whole gives, one state at a time, so that nothing beyond the last state
-that is asked for is computed. Every stage is compiled by itself. All layers are alike, so one compilation serves them all,
-and a new padded length costs a tenth of a second instead of more than one.
+that is asked for is computed. Every stage is compiled by itself. All layers are alike, so one compilation serves them all, and
+what a new padded length costs does not grow with their number.
 """
 
 from collections.abc import Iterator
