@@ -32,7 +32,7 @@ def load_adapter(config: Config, material: Material, workdir: Path) -> Codec:
     """The frozen adapter of a run, from its folder."""
     adapter = make_adapter(config, material)
     text = np.concatenate(material.adapter_text())
-    template = abstract(adapter.init(jax.random.key(0), jnp.asarray(text[:1])))
+    template = jax.eval_shape(adapter.init, jax.random.key(0), text[:1])
     codec = freeze(adapter, Checkpoints(workdir / "adapter").restore_best(template), jnp.asarray(text))
     return codec if config.adapter.layout == "principal" else codec._replace(turns=_restore_turns(codec, workdir))
 

@@ -13,7 +13,7 @@ from lattice_jax.config import CellConfig, Config, GridConfig, LatticeConfig, Po
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
-from lattice_jax.training.loop import fit, initial_state
+from lattice_jax.training.loop import fit, initial_state, make_train_step
 from lattice_jax.training.losses import internal_consistency
 from lattice_jax.training.objectives import answer_from_pool, answer_questions, horizon
 from lattice_jax.training.schedule import make_optimizer
@@ -68,6 +68,16 @@ def used() -> pool.Pool:
     for number in range(8):
         _, (_, memory) = asked(CONFIG)(memory, jax.random.fold_in(KEY, number))
     return memory
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_step_leaves_the_types_that_it_found_so_that_it_is_compiled_once(size):
+    config, optimizer = dataclasses.replace(CONFIG, pool=PoolConfig(size=size)), make_optimizer(CONFIG.optimizer, 8)
+    objective = (answer_from_pool if size else answer_questions)(codec(), config, None)
+    state = initial_state(parameters(), optimizer, pool.create(LATTICE, size) if size else None)
+    after, _ = jax.eval_shape(make_train_step(objective, optimizer, state), state, batch(), KEY)
+    types = [[(leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)] for tree in (state, after)]
+    assert types[0] == types[1]
 
 
 def test_from_a_new_pool_the_loss_is_that_of_the_quiescent_start():

@@ -189,6 +189,7 @@ class _Samples(NamedTuple):
     answers: Float[Array, "n d"]
 
 
+@jax.jit
 def _network(layers: _Layers, inputs: Float[Array, "n d"], base: Float[Array, "n d"]) -> Float[Array, "n d"]:
     hidden = inputs
     for kernel, bias in zip(layers.kernels[:2], layers.biases[:2], strict=True):
@@ -196,6 +197,7 @@ def _network(layers: _Layers, inputs: Float[Array, "n d"], base: Float[Array, "n
     return base + hidden @ layers.kernels[2] + layers.biases[2][None, :]
 
 
+@jax.jit
 def _cosine_loss(layers: _Layers, samples: _Samples) -> Float[Array, ""]:
     return jnp.mean(optax.losses.cosine_distance(_network(layers, samples.inputs, samples.base), samples.answers, epsilon=1e-6))
 
@@ -208,6 +210,7 @@ def _optimizer(hidden: int) -> optax.GradientTransformation:
     return optax.adamw(rate, weight_decay=WEIGHT_DECAY, mask=lambda layers: jax.tree.map(lambda a: a.ndim == 2, layers))
 
 
+@partial(jax.jit, static_argnames=("width", "hidden"))
 def _start(width: int, hidden: int, mean_target: Float[Array, " d"], *, key: PRNGKeyArray) -> _Layers:
     """A network that predicts the base plus the mean of what it lacks: no worse than the mean answer before its first step."""
     first, second = jax.random.split(key)

@@ -109,7 +109,7 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
         if name.endswith("bias"):
             return jnp.zeros(full)
         if name == "step_size":
-            return jnp.full(full, float(config.update.step_size))
+            return jnp.full(full, config.update.step_size, jnp.float32)
         noise = draw.normal(keys[name], full)
         if name == "perception":
             return (cell.perception_noise * noise).at[..., ahead, :].set(1.0)

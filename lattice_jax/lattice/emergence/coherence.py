@@ -73,7 +73,11 @@ def directional_correlation(
     r = sum z_i z_j / sqrt(sum z_i^2 sum z_j^2) over the pairs of one direction and distance: the field's autocorrelation
     function (Cressie 1993, Statistics for Spatial Data, section 2.3). No unit; in [-1, 1].
     """
-    here, there = pairs(centred(field), offset, periodic=periodic)
+    return _correlation(centred(field), offset, periodic=periodic)
+
+
+def _correlation(z: np.ndarray, offset: Offset, *, periodic: bool) -> Float[np.ndarray, " question"]:
+    here, there = pairs(z, offset, periodic=periodic)
     squares = np.einsum("dhwqc,dhwqc->q", here, here) * np.einsum("dhwqc,dhwqc->q", there, there)
     return _ratio(np.einsum("dhwqc,dhwqc->q", here, there), np.sqrt(squares))
 
@@ -85,14 +89,13 @@ def correlogram(
 
     Distances are counted in moves along the direction, from 1 to the longest axis less one.
     """
-    sizes = field.shape[:3]
+    z, sizes = centred(field), field.shape[:3]
     table = np.full((len(DIRECTIONS), max(sizes) - 1), np.nan)
     for row, direction in enumerate(DIRECTIONS):
         reach = min(size for size, step in zip(sizes, direction, strict=True) if step) - 1
         for distance in range(1, reach + 1):
             depth, height, width = (distance * step for step in direction)
-            correlated = directional_correlation(field, (depth, height, width), periodic=periodic)
-            table[row, distance - 1] = correlated.mean()
+            table[row, distance - 1] = _correlation(z, (depth, height, width), periodic=periodic).mean()
     return table
 
 
@@ -114,4 +117,5 @@ def lateral_coherence(
     field: Float[np.ndarray, "depth height width question channel"], *, axis: int, periodic: bool
 ) -> Float[np.ndarray, " question"]:
     """Mean correlation with the 8 neighbours in a cell's own layer, at right angles to the signal; in [-1, 1]."""
-    return np.mean([directional_correlation(field, offset, periodic=periodic) for offset in across(axis)], axis=0)
+    z = centred(field)
+    return np.mean([_correlation(z, offset, periodic=periodic) for offset in across(axis)], axis=0)

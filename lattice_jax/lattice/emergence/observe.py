@@ -84,12 +84,8 @@ def stepped(config: LatticeConfig) -> LatticeConfig:
 
 
 def on_one_device(parameters: Parameters, config: LatticeConfig) -> Parameters:
-    """Parameters as they come from `devices.place`, without padding and whole on the first device.
-
-    Start values may be weakly typed where trained ones are not, for which all would be compiled twice.
-    """
-    whole = jax.device_put(devices.collect(parameters, config.grid), jax.devices()[0])
-    return {name: jnp.asarray(leaf, leaf.dtype) for name, leaf in whole.items()}
+    """Parameters as they come from `devices.place`, without padding and whole on the first device."""
+    return jax.device_put(devices.collect(parameters, config.grid), jax.devices()[0])
 
 
 def trajectory(
