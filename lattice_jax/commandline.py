@@ -7,7 +7,6 @@ message on standard error and exit code 2, without a traceback; Ctrl-C exits wit
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import runpy
 import sys
@@ -129,11 +128,12 @@ def use_devices(config: Config) -> Config:
     where it has begun with fewer.
     """
     import jax
+    import joblib
 
     from lattice_jax.lattice.devices import cell_mesh, engine
     from lattice_jax.lattice.native.build import library
 
-    wanted = config.lattice.devices or os.cpu_count() or 1
+    wanted = config.lattice.devices or joblib.cpu_count()
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
         try:
             jax.config.update("jax_num_cpu_devices", wanted)

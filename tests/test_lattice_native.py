@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -230,3 +231,16 @@ def test_sources_that_do_not_compile_leave_nothing_behind(monkeypatch, tmp_path)
         monkeypatch.undo()
         build.library.cache_clear()
     assert list((tmp_path / "lattice_jax").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_it_starts_as_many_threads_as_the_process_may_have_cores():
+    allowed = os.sched_getaffinity(0)
+    one_pass = engine.Pass(SMALL, 1, batch=1, fires_batch=1, firings=1, keeps=False)
+    everywhere = one_pass.settings()
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        pinned = one_pass.settings()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert pinned[everywhere != pinned].tolist() == ([1] if len(allowed) > 1 else [])

@@ -136,7 +136,8 @@ class LatticeConfig:
     """When the native engine adds up the matrices' gradients: once a cell, in one product over all its firings and samples, or
     at every firing, which needs nothing stored. Automatic is deferred for batches of up to 16 whose values are stored."""
     devices: int = 0
-    """Devices that the cells are spread over, by height; 0 takes one per CPU core, or every accelerator there is."""
+    """Devices that the cells are spread over, by height; 0 takes one per CPU core that the process may use, or every
+    accelerator there is."""
 
     def __post_init__(self):
         require_kinds(self, "lattice.")

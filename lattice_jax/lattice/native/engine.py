@@ -6,11 +6,11 @@ one device, in float32. A cell whose firing is 0 for all samples in a step costs
 
 import ctypes
 import functools
-import os
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 import psutil
 from jaxtyping import Array, Float
@@ -62,7 +62,7 @@ class Pass(NamedTuple):
         """In the order of `enum Setting` in handlers.c."""
         config = self.config
         values = [self.cells, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
-        values += [self.steps, config.devices or os.cpu_count() or 1, config.injection == "held", config.update.residual]
+        values += [self.steps, config.devices or joblib.cpu_count(), config.injection == "held", config.update.residual]
         values += [config.update.bound == "tanh", self.keeps, self.defers]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
         values += [self.started, self.cells // int(np.prod(cell.sharing_shape(self.config)))]
