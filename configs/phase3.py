@@ -2,7 +2,7 @@
 
 bin/train --config configs/phase3.py
 
-Nine minutes on two CPU cores without AVX-512 once the packages are there; held-out similarity 0.640, mean
+Eight and a half minutes on two CPU cores without AVX-512 once the packages are there; held-out similarity 0.640, mean
 reciprocal rank 0.679 (benchmarks/results/phase3.json).
 """
 
