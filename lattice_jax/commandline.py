@@ -120,6 +120,14 @@ def take_path(argv: Sequence[str], option: str) -> tuple[Path | None, list[str]]
     return None, rest
 
 
+def require_different(workdirs: Sequence[Path]) -> None:
+    """Refuses a run that is named twice: it would stand beside itself as if it were another one."""
+    folders = [workdir.resolve() for workdir in workdirs]
+    for workdir, folder in zip(workdirs, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise InputError(f"{workdir} is named twice", expected="every run once", fix="leave one of them out")
+
+
 def use_devices(config: Config) -> Config:
     """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number and the
     engine that it gets.

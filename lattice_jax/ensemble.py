@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lattice_jax import experiment, run
-from lattice_jax.commandline import CONFIG_RECORD
+from lattice_jax.commandline import CONFIG_RECORD, require_different
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import Pairs
@@ -70,6 +70,7 @@ def evaluate(
     """Judge runs and their ensemble on the held-out pairs that they share; writes `out` and returns what is in it."""
     if len(workdirs) < 2:
         raise InputError(f"an ensemble of {len(workdirs)}", expected="two or more runs", fix="give --workdir several times")
+    require_different(workdirs)
     members, material = _load(workdirs, console)
     with console.status("measuring the ensemble and the baselines"):
         found = judge(members, material, fit)

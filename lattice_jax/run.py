@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lattice_jax import adaptation, endurance, experiment, observation
-from lattice_jax.commandline import read_config_record, record_config, use_devices
+from lattice_jax.commandline import read_config_record, record_config, require_different, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
@@ -177,6 +177,7 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
     """
     if not folders:
         raise InputError("no run was named", expected="one folder of a run or several", fix="try bin/report runs/phase3")
+    require_different(folders)
     if watch is not None and watch < 1:
         raise InputError(f"--interval is {watch}", expected="1 second or more", fix="give a larger one")
     page = _report_page()

@@ -97,5 +97,7 @@ def test_evaluate_judges_several_runs_and_refuses_mixtures(seeds, tmp_path, monk
     other = ("--config.corpus.split_seed=1", "--config.seed=2", "--workdir", tmp_path / "other")
     assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, *other) == 0
     capsys.readouterr()
+    assert run_here(monkeypatch, "evaluate", *workdirs, "--workdir", folder / "other" / ".." / "seed-0") == 2
+    assert "seed-0 is named twice" in " ".join(capsys.readouterr().err.split())
     assert run_here(monkeypatch, "evaluate", *workdirs[:2], "--workdir", tmp_path / "other") == 2
     assert "differ in: division of the pairs" in " ".join(capsys.readouterr().err.split())

@@ -261,10 +261,10 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 def test_runs_on_other_text_are_marked_as_such(tmp_path):
     folders = [write_run(tmp_path / name) for name in ("a", "b")]
+    write_page(folders, tmp_path / "page.html")
+    assert 'class="strong"' in (tmp_path / "page.html").read_text(), "the better of two runs on the same text"
     other = json.loads((folders[1] / "summary.json").read_text()) | {"data_hash": "else"}
     (folders[1] / "summary.json").write_text(json.dumps(other))
-    write_page(folders[:1] * 2, tmp_path / "page.html")
-    assert 'class="strong"' in (tmp_path / "page.html").read_text(), "the better of two runs on the same text"
     write_page(folders, tmp_path / "page.html")
     source = (tmp_path / "page.html").read_text()
     assert "did not read the same text" in source
@@ -294,6 +294,7 @@ def test_the_program_watches_until_the_run_has_ended(whole, tmp_path, monkeypatc
     [
         (("nowhere",), "nowhere holds no run"),
         ((), "no run was named"),
+        (("nowhere", "./nowhere"), "nowhere is named twice"),
         (("nowhere", "--watch", "--interval", "0"), "--interval is 0"),
     ],
 )
