@@ -56,8 +56,13 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
         parts.append(("Which settings mattered", note, importances))
     body = [f"<h1>Search over {html.escape(', '.join(names))}</h1>", _summary(found), _table(found, names)]
     for number, (title, note, plot) in enumerate(parts):
-        plot.update_layout(title=None, template="plotly_white", margin={"l": 70, "r": 50, "t": 50, "b": 60}, height=420)
-        plot.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1})  # beside the plot a narrow page cuts it
+        plot.update_layout(
+            title=None,
+            template="plotly_white",
+            margin={"l": 70, "r": 50, "t": 50, "b": 60},
+            height=420,
+            legend={"orientation": "h", "yanchor": "bottom", "y": 1},  # beside the plot a narrow page cuts it
+        )
         body.append(f"<h2>{title}</h2><p class=note>{note}</p>")
         drawn = plot.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False, "responsive": True})
         body.append(f"<div class=scroll><div class='{'wide' if number == 0 else ''}'>{drawn}</div></div>")
