@@ -37,6 +37,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
     noise,
     objective,
     optimisation,
+    place,
     reach,
 )
 from benchmarks.measure import machine  # noqa: E402
@@ -78,6 +79,35 @@ hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet",
 chatterbot = partial(corpus, "chatterbot", 120, 20)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 SMALL_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+FACES: dict[str, dict[str, int | float | str]] = {
+    "cube": {},
+    "cube, face of 5 x 5 cells": {
+        "lattice.grid.height": 5,
+        "lattice.grid.width": 5,
+        "lattice.surface_channels": 9,
+        "lattice.cell.visible": 32,
+        "lattice.cell.memory": 32,
+        "lattice.cell.parameter_budget": 22_680,
+    },
+    "cube, face of 3 x 3 cells": {
+        "lattice.grid.height": 3,
+        "lattice.grid.width": 3,
+        "lattice.surface_channels": 25,
+        "lattice.cell.visible": 64,
+        "lattice.cell.memory": 64,
+        "lattice.cell.parameter_budget": 63_000,
+    },
+}
+"""The face's 225 numbers on fewer and larger cells, with about as many parameters in all as WordNet's cube."""
+NOISY_QUESTION = {"answer.around": "question", "training.question_noise": 0.5}
+
+
+def place_chatterbot() -> Iterator[Row]:
+    """Around the regression, as configured, and around the question itself, where the whole map is learned."""
+    for settings in ({}, NOISY_QUESTION):
+        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), {"cube": {}})
+
+
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "bottleneck-hundred": ("Regression and MLPs through the code, 'hundred'", lambda: bottleneck(hundred())),
     "bottleneck-chatterbot": ("Regression and MLPs through the code, chatterbot", lambda: bottleneck(chatterbot())),
@@ -92,6 +122,11 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
         lambda: curriculum(chatterbot(), wordnet(), (0.0, 0.001, 0.01, 0.03, 0.1)),
     ),
     "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
+    "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
+    "place-wordnet": (
+        "Networks in the cube's place, WordNet",
+        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FACES),
+    ),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),
     "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 16, 64))),

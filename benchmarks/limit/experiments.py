@@ -2,7 +2,7 @@
 
 Contract: every function takes a corpus at hand and returns rows. Held-out pairs play no part: on 'hundred', where few pairs
 remain, the other pairs are divided anew, three times, into pairs to learn from, to choose by and to judge on; on WordNet the
-validation pairs judge.
+validation pairs judge. Where a choice among many is made (`place`), every corpus is divided anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.limit.cubes import Trained, train_cube
+from benchmarks.limit.learners import Trained, train_cube, train_networks
 from benchmarks.limit.linear import windowed_ridge, with_borrowed
 from lattice_jax.alignment import align
 from lattice_jax.config import Config
@@ -24,10 +24,14 @@ from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material
 
 Row = dict[str, float | str]
+Setting = int | float | str
 
-DIVISIONS = (0, 1, 2)
+DIVISIONS = 3
 LAYOUTS = ("principal", "aligned")
 CHOSEN_ON, JUDGED_ON = 12, 24
+NETWORKS = (1, 9, 225)
+RATES = (3e-4, 1e-3, 3e-3)
+"""Learning rates, of which the pairs to choose by take one for every learner in the cube's place."""
 OPERATIONS = 1e13
 """At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
 
@@ -51,19 +55,27 @@ class Corpus(NamedTuple):
 
     def sides(self) -> list[Sides]:
         """One division of a large corpus, several of a small one."""
-        known = [self.material.pairs(side) for side in ("train", "validation")]
-        train, validation = (Pairs(*(unit_rows(rows, "embeddings") for rows in pairs)) for pairs in known)
+        train, validation = self._known()
         if len(validation.questions) > CHOSEN_ON + JUDGED_ON:
             return [Sides(train, validation, validation)]
-        together = Pairs(*(np.concatenate(both) for both in zip(train, validation, strict=True)))
-        return [_divided(together, seed) for seed in DIVISIONS]
+        return self.divided(DIVISIONS, CHOSEN_ON, JUDGED_ON)
+
+    def divided(self, divisions: int, chosen_on: int, judged_on: int) -> list[Sides]:
+        """The pairs that are not held out, divided anew so many times, with so many to choose by and to judge on."""
+        together = Pairs(*(np.concatenate(both) for both in zip(*self._known(), strict=True)))
+        return [_divided(together, seed, chosen_on, judged_on) for seed in range(divisions)]
+
+    def _known(self) -> tuple[Pairs, Pairs]:
+        known = (self.material.pairs(side) for side in ("train", "validation"))
+        train, validation = (Pairs(*(unit_rows(rows, "embeddings") for rows in pairs)) for pairs in known)
+        return train, validation
 
 
-def _divided(pairs: Pairs, seed: int) -> Sides:
+def _divided(pairs: Pairs, seed: int, chosen_on: int, judged_on: int) -> Sides:
     order = np.random.default_rng(seed).permutation(len(pairs.questions))
-    parts = np.split(order, [CHOSEN_ON, CHOSEN_ON + JUDGED_ON])
-    chosen_on, judged_on, train = (Pairs(*(rows[part] for rows in pairs)) for part in parts)
-    return Sides(train, chosen_on, judged_on)
+    parts = np.split(order, [chosen_on, chosen_on + judged_on])
+    chosen, judged, train = (Pairs(*(rows[part] for rows in pairs)) for part in parts)
+    return Sides(train, chosen, judged)
 
 
 def _first(pairs: Pairs, count: int) -> Pairs:
@@ -222,6 +234,44 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
             yield {"answer": f"{name} + {share:g} question", **_both_measures(told, divisions)}
     for contrast in contrasts:
         yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(cubes(contrast), divisions)}
+
+
+def place(
+    corpus: Corpus, settings: dict[str, Setting], divisions: list[Sides], cubes: dict[str, dict[str, Setting]]
+) -> Iterator[Row]:
+    """What stands in the cube's place: the cube, cubes of another shape, one network, or several that share no features.
+
+    All with about as many parameters, the same codes, base, batches, noise and loss. `ahead` is how much more than the first
+    cube, in the mean over all pairs to judge on of all divisions, with the standard error of that mean.
+    """
+    base = with_settings(corpus.config, settings)
+    parameters, code = cube.parameter_counts(base.lattice)["total"], corpus.codec.adapter.code
+    learners = {name: (with_settings(base, shape), train_cube) for name, shape in cubes.items()}
+    for networks in NETWORKS:
+        learn = partial(train_networks, networks=networks, parameters=parameters)
+        learners[f"{networks} network{'s' if networks > 1 else ''}, {code // networks} numbers each"] = base, learn
+    first = None
+    for name, (config, learn) in learners.items():
+        trained = [_at_best_rate(learn, corpus, config, sides) for sides in divisions]
+        told = [one.predict(sides.judged_on.questions) for one, sides in zip(trained, divisions, strict=True)]
+        own = np.concatenate([cosine_similarity(of, s.judged_on.answers) for of, s in zip(told, divisions, strict=True)])
+        first = own if first is None else first
+        yield {
+            "around": config.answer.around,
+            "in the cube's place": name,
+            **_both_measures(told, divisions),
+            "training": float(np.mean([one.looks[one.best]["train"] for one in trained])),
+            "ahead": float(np.mean(own - first)),
+            "standard error": float(np.std(own - first) / np.sqrt(len(own))),
+        }
+
+
+def _at_best_rate(learn: Callable[..., Trained], corpus: Corpus, config: Config, sides: Sides) -> Trained:
+    codec = _laid_out(corpus._replace(config=config), sides, config.adapter.layout)
+    tried = (
+        learn(with_settings(config, {"optimizer.learning_rate": rate}), codec, sides.train, sides.chosen_on) for rate in RATES
+    )
+    return max(tried, key=lambda trained: trained.looks[trained.best]["validation"])
 
 
 def _both_measures(told: list[np.ndarray], divisions: list[Sides]) -> dict[str, float]:
