@@ -7,6 +7,7 @@ validation pairs judge. Where a choice among many is made (`place`), every corpu
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ Setting = int | float | str
 DIVISIONS = 3
 LAYOUTS = ("principal", "aligned")
 CHOSEN_ON, JUDGED_ON = 12, 24
-NETWORKS = (1, 9, 225)
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates, of which the pairs to choose by take one for every learner in the cube's place."""
 OPERATIONS = 1e13
@@ -239,7 +239,7 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
 def place(
     corpus: Corpus, settings: dict[str, Setting], divisions: list[Sides], cubes: dict[str, dict[str, Setting]]
 ) -> Iterator[Row]:
-    """What stands in the cube's place: the cube, cubes of another shape, one network, or several that share no features.
+    """What stands in the cube's place: the cube, cubes of another shape, one network, one a row of the face or one a number.
 
     All with about as many parameters, the same codes, base, batches, noise and loss. `ahead` is how much more than the first
     cube, in the mean over all pairs to judge on of all divisions, with the standard error of that mean.
@@ -247,7 +247,7 @@ def place(
     base = with_settings(corpus.config, settings)
     parameters, code = cube.parameter_counts(base.lattice)["total"], corpus.codec.adapter.code
     learners = {name: (with_settings(base, shape), train_cube) for name, shape in cubes.items()}
-    for networks in NETWORKS:
+    for networks in (1, isqrt(code), code):
         learn = partial(train_networks, networks=networks, parameters=parameters)
         learners[f"{networks} network{'s' if networks > 1 else ''}, {code // networks} numbers each"] = base, learn
     first = None
