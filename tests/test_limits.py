@@ -1,9 +1,10 @@
-"""The experiments on what limits the cube: windows, the regression within them, and divisions without held-out pairs."""
+"""The experiments on what limits the cube: windows and the regression within them, networks in its place, and divisions."""
 
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,11 +12,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.limit.experiments import Corpus  # noqa: E402
+from benchmarks.limit.experiments import RATES, Corpus, place  # noqa: E402
+from benchmarks.limit.learners import answer_code, hidden_width, start_networks, train_networks  # noqa: E402
 from benchmarks.limit.linear import window, windowed_ridge, with_borrowed  # noqa: E402
-from lattice_jax.evaluation.baselines import Pairs, fit_ridge  # noqa: E402
-from lattice_jax.evaluation.similarity import unit_rows  # noqa: E402
-from lattice_jax.lattice.adapter import Adapter, freeze, principal_start  # noqa: E402
+from lattice_jax.config import (  # noqa: E402
+    AnswerConfig,
+    CellConfig,
+    Config,
+    GridConfig,
+    LatticeConfig,
+    LossConfig,
+    TrainingConfig,
+    UpdateConfig,
+)
+from lattice_jax.config.overrides import with_settings  # noqa: E402
+from lattice_jax.evaluation.baselines import Pairs, fit_ridge, width_for  # noqa: E402
+from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows  # noqa: E402
+from lattice_jax.lattice import cube  # noqa: E402
+from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +37,25 @@ def pairs() -> tuple[Pairs, Pairs]:
     with np.load(Path(__file__).parent / "data" / "question_answer_embeddings.npz") as file:
         rows = [unit_rows(file[name].astype(np.float32), name) for name in ("questions", "answers")]
     return Pairs(*(values[:50] for values in rows)), Pairs(*(values[50:62] for values in rows))
+
+
+def sixteen_numbers(train: Pairs) -> Codec:
+    """A codec for faces of 4 x 4 cells."""
+    adapter, text = Adapter(384, 16, "linear"), np.concatenate(train)
+    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+
+
+SMALL = Config(
+    lattice=LatticeConfig(
+        grid=GridConfig(depth=2, height=4, width=4),
+        cell=CellConfig(visible=4, memory=4, hidden=4, perception_noise=0.0, candidate_scale=0.0),
+        steps=5,
+        update=UpdateConfig(rate=1.0),
+    ),
+    answer=AnswerConfig(around="question"),
+    loss=LossConfig(surface_reconstruction=0.0, internal_consistency=0.0),
+    training=TrainingConfig(steps=40, batch_size=16, evaluate_every=20, patience=0),
+)
 
 
 def test_a_window_holds_the_cells_within_its_radius():
@@ -34,8 +67,7 @@ def test_a_window_holds_the_cells_within_its_radius():
 
 def test_a_window_as_large_as_the_face_is_the_regression_of_the_whole_code(pairs):
     train, validation = pairs
-    adapter, text = Adapter(384, 16, "linear"), np.concatenate(train)
-    codec = freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    codec = sixteen_numbers(train)
     coded = [np.asarray(codec.encode_questions(jnp.asarray(rows))) for rows in (*train, validation.questions)]
     expected = codec.decode(jnp.asarray(fit_ridge(Pairs(*coded[:2]), 50 / 100, share=0.0)(coded[2])))
     found = windowed_ridge(train, validation, codec, 3, penalties=np.array([1.0]))(validation.questions)
@@ -53,6 +85,64 @@ def test_lent_pairs_count_as_much_as_their_weight_and_about_their_own_means(pair
     expected = own.answers.mean(0) + 0.2 * (lent.questions - own.questions.mean(0))
     expected = expected + (lent.questions - own.questions.mean(0)) @ solved
     np.testing.assert_allclose(twice, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_networks_begin_with_the_question_and_each_adds_to_its_own_numbers(count):
+    hidden = hidden_width(20_000, count, 16)
+    made, codes = start_networks(count, hidden, 16, key=jax.random.key(0)), jax.random.normal(jax.random.key(1), (3, 16))
+    assert sum(array.size for array in jax.tree.leaves(made)) == pytest.approx(20_000, rel=0.05)
+    np.testing.assert_array_equal(answer_code(made, codes), codes)
+    for network in range(count):
+        told = made._replace(kernels=(*made.kernels[:2], made.kernels[2].at[network].set(1.0)))
+        changed = np.flatnonzero(np.any(answer_code(told, codes) != codes, axis=0))
+        assert changed.tolist() == [number for number in range(16) if number // (16 // count) == network]
+
+
+def test_one_network_is_the_mlp_of_equal_size():
+    for parameters in (1_000, 50_000, 2_000_000):
+        assert hidden_width(parameters, 1, 225) == width_for(parameters, 225)
+
+
+def test_networks_begin_at_the_base_and_learn(pairs):
+    train, validation = pairs
+    fast = with_settings(SMALL, {"optimizer.learning_rate": 3e-3})
+    trained = train_networks(fast, sixteen_numbers(train), train, validation, networks=4, parameters=20_000)
+    assert trained.looks[0]["validation"] == pytest.approx(cosine_similarity(*validation).mean(), abs=1e-5)
+    assert trained.looks[-1]["train"] > trained.looks[0]["train"] + 0.02
+    best = cosine_similarity(trained.predict(validation.questions), validation.answers).mean()
+    assert best == pytest.approx(trained.looks[trained.best]["validation"], abs=1e-6)
+
+
+def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_rate_of_each(pairs):
+    train, validation = pairs
+    material = SimpleNamespace(pairs={"train": train, "validation": validation}.__getitem__)
+    corpus = Corpus("any", SMALL, material, sixteen_numbers(train))  # pyright: ignore[reportArgumentType]
+    divisions = corpus.divided(2, 10, 20)
+    rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": {}}))
+    named = ["cube", "one network", "one network a row", "one network a number"]
+    assert [row["in the cube's place"] for row in rows] == named
+    assert rows[0]["ahead"] == rows[0]["standard error"] == 0
+    for row in rows[1:]:
+        assert row["ahead"] == pytest.approx(float(row["similarity"]) - float(rows[0]["similarity"]), abs=1e-6)
+        assert float(row["standard error"]) > 0
+    noisy = with_settings(SMALL, {"training.question_noise": 0.1})
+    expected = []
+    for sides in divisions:
+        tried = [
+            train_networks(
+                with_settings(noisy, {"optimizer.learning_rate": rate}),
+                corpus.codec,
+                sides.train,
+                sides.chosen_on,
+                networks=4,
+                parameters=cube.parameter_counts(SMALL.lattice)["total"],
+            )
+            for rate in RATES
+        ]
+        best = max(tried, key=lambda one: max(look["validation"] for look in one.looks))
+        expected.append(cosine_similarity(best.predict(sides.judged_on.questions), sides.judged_on.answers).mean())
+    assert rows[2]["similarity"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 def test_divisions_are_of_known_pairs_and_apart():

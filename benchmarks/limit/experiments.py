@@ -239,7 +239,7 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
 def place(
     corpus: Corpus, settings: dict[str, Setting], divisions: list[Sides], cubes: dict[str, dict[str, Setting]]
 ) -> Iterator[Row]:
-    """What stands in the cube's place: the cube, cubes of another shape, one network, one a row of the face or one a number.
+    """What stands in the cube's place: the cube, cubes of another shape, a network, one a row of the face, or one a number.
 
     All with about as many parameters, the same codes, base, batches, noise and loss. `ahead` is how much more than the first
     cube, in the mean over all pairs to judge on of all divisions, with the standard error of that mean.
@@ -247,9 +247,8 @@ def place(
     base = with_settings(corpus.config, settings)
     parameters, code = cube.parameter_counts(base.lattice)["total"], corpus.codec.adapter.code
     learners = {name: (with_settings(base, shape), train_cube) for name, shape in cubes.items()}
-    for networks in (1, isqrt(code), code):
-        learn = partial(train_networks, networks=networks, parameters=parameters)
-        learners[f"{networks} network{'s' if networks > 1 else ''}, {code // networks} numbers each"] = base, learn
+    for name, networks in {"one network": 1, "one network a row": isqrt(code), "one network a number": code}.items():
+        learners[name] = base, partial(train_networks, networks=networks, parameters=parameters)
     first = None
     for name, (config, learn) in learners.items():
         trained = [_at_best_rate(learn, corpus, config, sides) for sides in divisions]
