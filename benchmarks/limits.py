@@ -30,6 +30,7 @@ import tyro  # noqa: E402
 from benchmarks.limit.experiments import (  # noqa: E402
     Corpus,
     Row,
+    Several,
     bottleneck,
     capacity,
     curriculum,
@@ -99,13 +100,15 @@ FACES: dict[str, dict[str, int | float | str]] = {
     },
 }
 """The face's 225 numbers on fewer and larger cells, with about as many parameters in all as WordNet's cube."""
+NETWORKS = {"one network": Several(1), "one network a row": Several(15), "one network a number": Several(225)}
+WIDE = {"one network a row, each as large as the one": Several(15, size=15)}
 NOISY_QUESTION = {"answer.around": "question", "training.question_noise": 0.5}
 
 
 def place_chatterbot() -> Iterator[Row]:
     """Around the regression, as configured, and around the question itself, where the whole map is learned."""
     for settings in ({}, NOISY_QUESTION):
-        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), {"cube": {}})
+        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), {"cube": {}}, NETWORKS)
 
 
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
@@ -125,7 +128,7 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
     "place-wordnet": (
         "Networks in the cube's place, WordNet",
-        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FACES),
+        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FACES, NETWORKS | WIDE),
     ),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),

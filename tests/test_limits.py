@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.limit.experiments import RATES, Corpus, place  # noqa: E402
+from benchmarks.limit.experiments import RATES, Corpus, Several, place  # noqa: E402
 from benchmarks.limit.learners import answer_code, hidden_width, start_networks, train_networks  # noqa: E402
 from benchmarks.limit.linear import window, windowed_ridge, with_borrowed  # noqa: E402
 from lattice_jax.config import (  # noqa: E402
@@ -119,9 +119,9 @@ def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_r
     material = SimpleNamespace(pairs={"train": train, "validation": validation}.__getitem__)
     corpus = Corpus("any", SMALL, material, sixteen_numbers(train))  # pyright: ignore[reportArgumentType]
     divisions = corpus.divided(2, 10, 20)
-    rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": {}}))
-    named = ["cube", "one network", "one network a row", "one network a number"]
-    assert [row["in the cube's place"] for row in rows] == named
+    several = {"one network": Several(1), "four networks": Several(4), "four larger ones": Several(4, size=3)}
+    rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": {}}, several))
+    assert [row["in the cube's place"] for row in rows] == ["cube", *several]
     assert rows[0]["ahead"] == rows[0]["standard error"] == 0
     for row in rows[1:]:
         assert row["ahead"] == pytest.approx(float(row["similarity"]) - float(rows[0]["similarity"]), abs=1e-6)

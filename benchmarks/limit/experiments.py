@@ -7,7 +7,6 @@ validation pairs judge. Where a choice among many is made (`place`), every corpu
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -236,19 +235,31 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
         yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(cubes(contrast), divisions)}
 
 
-def place(
-    corpus: Corpus, settings: dict[str, Setting], divisions: list[Sides], cubes: dict[str, dict[str, Setting]]
-) -> Iterator[Row]:
-    """What stands in the cube's place: the cube, cubes of another shape, a network, one a row of the face, or one a number.
+class Several(NamedTuple):
+    """Networks that share the numbers of a code among them."""
 
-    All with about as many parameters, the same codes, base, batches, noise and loss. `ahead` is how much more than the first
-    cube, in the mean over all pairs to judge on of all divisions, with the standard error of that mean.
+    networks: int
+    size: int = 1
+    """How many times the cube's parameters they have together."""
+
+
+def place(
+    corpus: Corpus,
+    settings: dict[str, Setting],
+    divisions: list[Sides],
+    cubes: dict[str, dict[str, Setting]],
+    several: dict[str, Several],
+) -> Iterator[Row]:
+    """What stands in the cube's place: the cube, cubes of another shape, one network, or several.
+
+    All with the same codes, base, batches, noise and loss. `ahead` is how much more than the first cube, in the mean over all
+    pairs to judge on of all divisions, with the standard error of that mean.
     """
     base = with_settings(corpus.config, settings)
-    parameters, code = cube.parameter_counts(base.lattice)["total"], corpus.codec.adapter.code
+    parameters = cube.parameter_counts(base.lattice)["total"]
     learners = {name: (with_settings(base, shape), train_cube) for name, shape in cubes.items()}
-    for name, networks in {"one network": 1, "one network a row": isqrt(code), "one network a number": code}.items():
-        learners[name] = base, partial(train_networks, networks=networks, parameters=parameters)
+    for name, (networks, size) in several.items():
+        learners[name] = base, partial(train_networks, networks=networks, parameters=size * parameters)
     first = None
     for name, (config, learn) in learners.items():
         trained = [_at_best_rate(learn, corpus, config, sides) for sides in divisions]
