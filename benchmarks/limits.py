@@ -29,6 +29,7 @@ import tyro  # noqa: E402
 
 from benchmarks.limit.experiments import (  # noqa: E402
     Corpus,
+    Cube,
     Row,
     Several,
     bottleneck,
@@ -41,6 +42,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
     place,
     reach,
 )
+from benchmarks.limit.learners import train_mapped_cube  # noqa: E402
 from benchmarks.measure import machine  # noqa: E402
 from benchmarks.measure.report import markdown_table  # noqa: E402
 from lattice_jax import adaptation  # noqa: E402
@@ -80,24 +82,29 @@ hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet",
 chatterbot = partial(corpus, "chatterbot", 120, 20)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 SMALL_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-FACES: dict[str, dict[str, int | float | str]] = {
-    "cube": {},
-    "cube, face of 5 x 5 cells": {
-        "lattice.grid.height": 5,
-        "lattice.grid.width": 5,
-        "lattice.surface_channels": 9,
-        "lattice.cell.visible": 32,
-        "lattice.cell.memory": 32,
-        "lattice.cell.parameter_budget": 22_680,
-    },
-    "cube, face of 3 x 3 cells": {
-        "lattice.grid.height": 3,
-        "lattice.grid.width": 3,
-        "lattice.surface_channels": 25,
-        "lattice.cell.visible": 64,
-        "lattice.cell.memory": 64,
-        "lattice.cell.parameter_budget": 63_000,
-    },
+CUBE = {"cube": Cube()}
+MAPPED = CUBE | {"cube, maps learned at its faces": Cube(learn=train_mapped_cube)}
+FEWER_CELLS = CUBE | {
+    "cube, face of 5 x 5 cells": Cube(
+        {
+            "lattice.grid.height": 5,
+            "lattice.grid.width": 5,
+            "lattice.surface_channels": 9,
+            "lattice.cell.visible": 32,
+            "lattice.cell.memory": 32,
+            "lattice.cell.parameter_budget": 22_680,
+        }
+    ),
+    "cube, face of 3 x 3 cells": Cube(
+        {
+            "lattice.grid.height": 3,
+            "lattice.grid.width": 3,
+            "lattice.surface_channels": 25,
+            "lattice.cell.visible": 64,
+            "lattice.cell.memory": 64,
+            "lattice.cell.parameter_budget": 63_000,
+        }
+    ),
 }
 """The face's 225 numbers on fewer and larger cells, with about as many parameters in all as WordNet's cube."""
 NETWORKS = {"one network": Several(1), "one network a row": Several(15), "one network a number": Several(225)}
@@ -108,7 +115,7 @@ NOISY_QUESTION = {"answer.around": "question", "training.question_noise": 0.5}
 def place_chatterbot() -> Iterator[Row]:
     """Around the regression, as configured, and around the question itself, where the whole map is learned."""
     for settings in ({}, NOISY_QUESTION):
-        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), {"cube": {}}, NETWORKS)
+        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), CUBE, NETWORKS)
 
 
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
@@ -128,7 +135,15 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
     "place-wordnet": (
         "Networks in the cube's place, WordNet",
-        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FACES, NETWORKS | WIDE),
+        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FEWER_CELLS, NETWORKS | WIDE),
+    ),
+    "maps-chatterbot": (
+        "Maps learned at the cube's faces, chatterbot",
+        lambda: place(chatterbot(), NOISY_QUESTION, chatterbot().divided(3, 100, 100), MAPPED, {}, rates=(3e-4, 1e-3)),
+    ),
+    "maps-wordnet": (
+        "Maps learned at the cube's faces, WordNet",
+        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), MAPPED, {}, rates=(1e-3, 3e-3)),
     ),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),

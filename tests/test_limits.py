@@ -12,8 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.limit.experiments import RATES, Corpus, Several, place  # noqa: E402
-from benchmarks.limit.learners import answer_code, hidden_width, start_networks, train_networks  # noqa: E402
+from benchmarks.limit.experiments import RATES, Corpus, Cube, Several, place  # noqa: E402
+from benchmarks.limit.learners import (  # noqa: E402
+    answer_code,
+    hidden_width,
+    start_networks,
+    train_cube,
+    train_mapped_cube,
+    train_networks,
+)
 from benchmarks.limit.linear import window, windowed_ridge, with_borrowed  # noqa: E402
 from lattice_jax.config import (  # noqa: E402
     AnswerConfig,
@@ -114,13 +121,20 @@ def test_networks_begin_at_the_base_and_learn(pairs):
     assert best == pytest.approx(trained.looks[trained.best]["validation"], abs=1e-6)
 
 
+def test_maps_at_the_faces_begin_as_the_plain_cube_and_learn_more_of_the_pairs(pairs):
+    codec = sixteen_numbers(pairs[0])
+    mapped, plain = (learn(SMALL, codec, *pairs).looks for learn in (train_mapped_cube, train_cube))
+    assert mapped[0]["validation"] == pytest.approx(plain[0]["validation"], abs=1e-5)
+    assert mapped[-1]["train"] > plain[-1]["train"] > plain[0]["train"]
+
+
 def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_rate_of_each(pairs):
     train, validation = pairs
     material = SimpleNamespace(pairs={"train": train, "validation": validation}.__getitem__)
     corpus = Corpus("any", SMALL, material, sixteen_numbers(train))  # pyright: ignore[reportArgumentType]
     divisions = corpus.divided(2, 10, 20)
     several = {"one network": Several(1), "four networks": Several(4), "four larger ones": Several(4, size=3)}
-    rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": {}}, several))
+    rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": Cube()}, several))
     assert [row["in the cube's place"] for row in rows] == ["cube", *several]
     assert rows[0]["ahead"] == rows[0]["standard error"] == 0
     for row in rows[1:]:

@@ -30,7 +30,7 @@ DIVISIONS = 3
 LAYOUTS = ("principal", "aligned")
 CHOSEN_ON, JUDGED_ON = 12, 24
 RATES = (3e-4, 1e-3, 3e-3)
-"""Learning rates, of which the pairs to choose by take one for every learner in the cube's place."""
+"""Learning rates that are tried for what stands in the cube's place."""
 OPERATIONS = 1e13
 """At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
 
@@ -235,6 +235,13 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
         yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(cubes(contrast), divisions)}
 
 
+class Cube(NamedTuple):
+    """A cube, with other settings than the corpus's own, or with maps at its faces that are learned with it."""
+
+    settings: dict[str, Setting] = {}  # noqa: RUF012, never changed
+    learn: Callable[[Config, Codec, Pairs, Pairs], Trained] = train_cube
+
+
 class Several(NamedTuple):
     """Networks that share the numbers of a code among them."""
 
@@ -247,22 +254,26 @@ def place(
     corpus: Corpus,
     settings: dict[str, Setting],
     divisions: list[Sides],
-    cubes: dict[str, dict[str, Setting]],
+    cubes: dict[str, Cube],
     several: dict[str, Several],
+    rates: tuple[float, ...] = RATES,
 ) -> Iterator[Row]:
-    """What stands in the cube's place: the cube, cubes of another shape, one network, or several.
+    """What stands in the cube's place: the cube, cubes of another kind, one network, or several.
 
-    All with the same codes, base, batches, noise and loss. `ahead` is how much more than the first cube, in the mean over all
-    pairs to judge on of all divisions, with the standard error of that mean.
+    All with the same codes, base, batches, noise and loss, each at the learning rate that the pairs to choose by prefer.
+    `ahead` is how much more than the first cube, in the mean over all pairs to judge on of all divisions, with the standard
+    error of that mean.
     """
     base = with_settings(corpus.config, settings)
     parameters = cube.parameter_counts(base.lattice)["total"]
-    learners = {name: (with_settings(base, shape), train_cube) for name, shape in cubes.items()}
+    learners: dict[str, tuple[Config, Callable[..., Trained]]] = {
+        name: (with_settings(base, kind.settings), kind.learn) for name, kind in cubes.items()
+    }
     for name, (networks, size) in several.items():
         learners[name] = base, partial(train_networks, networks=networks, parameters=size * parameters)
     first = None
     for name, (config, learn) in learners.items():
-        trained = [_at_best_rate(learn, corpus, config, sides) for sides in divisions]
+        trained = [_at_best_rate(learn, corpus, config, sides, rates) for sides in divisions]
         told = [one.predict(sides.judged_on.questions) for one, sides in zip(trained, divisions, strict=True)]
         own = np.concatenate([cosine_similarity(of, s.judged_on.answers) for of, s in zip(told, divisions, strict=True)])
         first = own if first is None else first
@@ -276,10 +287,12 @@ def place(
         }
 
 
-def _at_best_rate(learn: Callable[..., Trained], corpus: Corpus, config: Config, sides: Sides) -> Trained:
+def _at_best_rate(
+    learn: Callable[..., Trained], corpus: Corpus, config: Config, sides: Sides, rates: tuple[float, ...]
+) -> Trained:
     codec = _laid_out(corpus._replace(config=config), sides, config.adapter.layout)
     tried = (
-        learn(with_settings(config, {"optimizer.learning_rate": rate}), codec, sides.train, sides.chosen_on) for rate in RATES
+        learn(with_settings(config, {"optimizer.learning_rate": rate}), codec, sides.train, sides.chosen_on) for rate in rates
     )
     return max(tried, key=lambda trained: trained.looks[trained.best]["validation"])
 

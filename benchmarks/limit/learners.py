@@ -1,4 +1,4 @@
-"""What is trained for a comparison: the cube, or networks in its place; at every look the validation pairs are asked.
+"""What is trained for a comparison: cubes, or networks in their place; at every look the validation pairs are asked.
 
 Networks in the cube's place go from the question's code to the answer's, around the same base and taught by the same batches,
 noise and loss (cosine distance alone, as the flat cubes are). One network makes all numbers of the answer's code from features
@@ -20,9 +20,9 @@ from lattice_jax import experiment
 from lattice_jax.config import Config
 from lattice_jax.evaluation.baselines import Pairs
 from lattice_jax.evaluation.similarity import cosine_similarity
-from lattice_jax.lattice import devices
+from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.adapter import Codec
-from lattice_jax.stacking import Base, fit_base
+from lattice_jax.stacking import Offsets, fit_base
 from lattice_jax.training import losses
 from lattice_jax.training.loop import Objective, fit, initial_state
 from lattice_jax.training.objectives import answer_questions, noisy
@@ -94,31 +94,64 @@ def answer_code(networks: Networks, codes: Float[Array, "batch code"]) -> Float[
 
 def train_networks(config: Config, codec: Codec, train: Pairs, validation: Pairs, *, networks: int, parameters: int) -> Trained:
     """So many networks in the cube's place, with about `parameters` weights together."""
-    base, code = fit_base(train, validation, config.answer, seed=config.seed), codec.adapter.code
+    hidden = hidden_width(parameters, networks, codec.adapter.code)
+    start = start_networks(networks, hidden, codec.adapter.code, key=jax.random.key(config.seed))
+    kernels_only = Networks((True, True, True), (False, False, False))
+    return _train_between_codes(config, codec, (train, validation), start, answer_code, lambda _: kernels_only)
 
-    def objective(made: Networks, batch: dict[str, Array], *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]:
+
+def train_mapped_cube(config: Config, codec: Codec, train: Pairs, validation: Pairs) -> Trained:
+    """The cube between two linear maps of its faces' numbers that are learned with it, so that all numbers of the answer can
+    draw on what any cell of the output face knows. They begin as the identity; without masks, as training asks the cube."""
+    mesh, size = devices.cell_mesh(config.lattice), codec.adapter.code
+
+    def answer(parameters: dict, codes: Float[Array, "batch code"]) -> Float[Array, "batch code"]:
+        read = cube.answer(
+            parameters["cube"],
+            codes + codes @ parameters["question"],
+            key=jax.random.key(0),
+            config=config.lattice,
+            sampled=False,
+            mesh=mesh,
+            read="output",
+        ).vectors
+        return read + read @ parameters["answer"]
+
+    maps = {"question": jnp.zeros((size, size)), "answer": jnp.zeros((size, size))}
+    start = {"cube": experiment.initial_parameters(config, mesh), **maps}
+
+    def decayed(parameters: dict) -> dict:
+        return {"cube": experiment.decayed(parameters["cube"]), **dict.fromkeys(maps, True)}
+
+    return _train_between_codes(config, codec, (train, validation), start, answer, decayed)
+
+
+def _train_between_codes(
+    config: Config,
+    codec: Codec,
+    sides: tuple[Pairs, Pairs],
+    start: Any,
+    answer: Callable[[Any, Array], Array],
+    decayed: DecayMask,
+) -> Trained:
+    """What goes from the question's code to the answer's, taught as the flat cubes are."""
+    base = fit_base(*sides, config.answer, seed=config.seed)
+
+    def objective(parameters: Any, batch: dict[str, Array], *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]:
         asked = noisy(batch["question"], config.training.question_noise, key=key)
-        decoded = codec.decode(answer_code(made, asked) + batch["shift"]) + batch["remainder"]
+        decoded = codec.decode(answer(parameters, asked) + batch["shift"]) + batch["remainder"]
         distance = jnp.mean(losses.dialogue_similarity(decoded, batch["answer"]))
         return distance, {"similarity": 1 - distance}
 
-    return _train(
-        config,
-        experiment.training_data(codec, train, base),
-        (train, validation),
-        start=start_networks(networks, hidden_width(parameters, networks, code), code, key=jax.random.key(config.seed)),
-        predict=_networks_predictor(codec, base),
-        objective=objective,
-        decayed=lambda _: Networks((True, True, True), (False, False, False)),
-    )
-
-
-def _networks_predictor(codec: Codec, base: Base) -> Callable[[Networks, np.ndarray], np.ndarray]:
     @jax.jit
-    def answer(made: Networks, questions: Array, shift: Array, remainder: Array) -> Array:
-        return codec.decode(answer_code(made, codec.encode_questions(questions)) + shift) + remainder
+    def told(parameters: Any, questions: Array, added: Offsets) -> Array:
+        return codec.decode(answer(parameters, codec.encode_questions(questions)) + added.shift) + added.remainder
 
-    return lambda made, questions: np.asarray(answer(made, jnp.asarray(questions), *base.offsets(codec, questions)))
+    def predict(parameters: Any, questions: np.ndarray) -> np.ndarray:
+        return np.asarray(told(parameters, jnp.asarray(questions), base.offsets(codec, questions)))
+
+    data = experiment.training_data(codec, sides[0], base)
+    return _train(config, data, sides, start=start, predict=predict, objective=objective, decayed=decayed)
 
 
 def _train(
