@@ -139,7 +139,7 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     ),
     "maps-chatterbot": (
         "Maps learned at the cube's faces, chatterbot",
-        lambda: place(chatterbot(), NOISY_QUESTION, chatterbot().divided(3, 100, 100), MAPPED, {}, rates=(3e-4, 1e-3)),
+        lambda: place(chatterbot(), NOISY_QUESTION, chatterbot().divided(3, 100, 100), MAPPED, {}, rates=(1e-3,)),
     ),
     "maps-wordnet": (
         "Maps learned at the cube's faces, WordNet",
