@@ -285,6 +285,17 @@ def place(
             "ahead": float(np.mean(own - first)),
             "standard error": float(np.std(own - first) / np.sqrt(len(own))),
         }
+    yield from beside(divisions, parameters)
+
+
+def beside(divisions: list[Sides], parameters: int) -> Iterator[Row]:
+    """What the baselines that matter most say to the same pairs."""
+    fitted = [
+        fit_baselines(sides.train, sides.chosen_on, parameters=parameters, operation_budget=OPERATIONS) for sides in divisions
+    ]
+    for name in ("question", "shared_ridge", "mlp", "mlp_equal"):
+        told = [of_one[name].predict(sides.judged_on.questions) for of_one, sides in zip(fitted, divisions, strict=True)]
+        yield {"in the cube's place": f"baseline: {spelled(name)}", **_both_measures(told, divisions)}
 
 
 def _at_best_rate(
