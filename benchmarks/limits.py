@@ -32,6 +32,7 @@ from benchmarks.limit.experiments import (  # noqa: E402
     Cube,
     Row,
     Several,
+    beside,
     bottleneck,
     capacity,
     curriculum,
@@ -114,8 +115,31 @@ NOISY_QUESTION = {"answer.around": "question", "training.question_noise": 0.5}
 
 def place_chatterbot() -> Iterator[Row]:
     """Around the regression, as configured, and around the question itself, where the whole map is learned."""
+    divisions = chatterbot().divided(3, 100, 100)
     for settings in ({}, NOISY_QUESTION):
-        yield from place(chatterbot(), settings, chatterbot().divided(3, 100, 100), CUBE, NETWORKS)
+        yield from place(chatterbot(), settings, divisions, CUBE, NETWORKS)
+    yield from beside(chatterbot(), divisions)
+
+
+def place_wordnet() -> Iterator[Row]:
+    """Beside networks, cubes of which every cell makes more numbers, and networks that are none the narrower for being many."""
+    divisions = wordnet().divided(1, 400, 400)
+    yield from place(wordnet(), {}, divisions, FEWER_CELLS, NETWORKS | WIDE)
+    yield from beside(wordnet(), divisions)
+
+
+def maps_chatterbot() -> Iterator[Row]:
+    """Around the question, where cells of principal faces lack reach, too; at one learning rate."""
+    divisions = chatterbot().divided(3, 100, 100)
+    yield from place(chatterbot(), NOISY_QUESTION, divisions, MAPPED, {}, rates=(1e-3,))
+    yield from beside(chatterbot(), divisions)
+
+
+def maps_wordnet() -> Iterator[Row]:
+    """As configured."""
+    divisions = wordnet().divided(1, 400, 400)
+    yield from place(wordnet(), {}, divisions, MAPPED, {}, rates=(1e-3, 3e-3))
+    yield from beside(wordnet(), divisions)
 
 
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
@@ -133,18 +157,9 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     ),
     "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
     "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
-    "place-wordnet": (
-        "Networks in the cube's place, WordNet",
-        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), FEWER_CELLS, NETWORKS | WIDE),
-    ),
-    "maps-chatterbot": (
-        "Maps learned at the cube's faces, chatterbot",
-        lambda: place(chatterbot(), NOISY_QUESTION, chatterbot().divided(3, 100, 100), MAPPED, {}, rates=(1e-3,)),
-    ),
-    "maps-wordnet": (
-        "Maps learned at the cube's faces, WordNet",
-        lambda: place(wordnet(), {}, wordnet().divided(1, 400, 400), MAPPED, {}, rates=(1e-3, 3e-3)),
-    ),
+    "place-wordnet": ("Networks in the cube's place, WordNet", place_wordnet),
+    "maps-chatterbot": ("Maps learned at the cube's faces, chatterbot", maps_chatterbot),
+    "maps-wordnet": ("Maps learned at the cube's faces, WordNet", maps_wordnet),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
     "capacity-chatterbot": ("Hidden width, chatterbot", lambda: capacity(chatterbot(), (8, 32, 128))),
     "capacity-wordnet": ("Hidden width, WordNet", lambda: capacity(wordnet(), (8, 16, 64))),

@@ -285,11 +285,11 @@ def place(
             "ahead": float(np.mean(own - first)),
             "standard error": float(np.std(own - first) / np.sqrt(len(own))),
         }
-    yield from beside(divisions, parameters)
 
 
-def beside(divisions: list[Sides], parameters: int) -> Iterator[Row]:
-    """What the baselines that matter most say to the same pairs."""
+def beside(corpus: Corpus, divisions: list[Sides]) -> Iterator[Row]:
+    """What baselines say to the same pairs as that which `place` asks."""
+    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     fitted = [
         fit_baselines(sides.train, sides.chosen_on, parameters=parameters, operation_budget=OPERATIONS) for sides in divisions
     ]

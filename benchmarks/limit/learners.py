@@ -102,7 +102,7 @@ def train_networks(config: Config, codec: Codec, train: Pairs, validation: Pairs
 
 def train_mapped_cube(config: Config, codec: Codec, train: Pairs, validation: Pairs) -> Trained:
     """The cube between two linear maps of its faces' numbers that are learned with it, so that all numbers of the answer can
-    draw on what any cell of the output face knows. They begin as the identity; without masks, as training asks the cube."""
+    draw on what any cell of the output face knows. They begin as the identity. No masks: in the flat cubes all cells fire."""
     mesh, size = devices.cell_mesh(config.lattice), codec.adapter.code
 
     def answer(parameters: dict, codes: Float[Array, "batch code"]) -> Float[Array, "batch code"]:
