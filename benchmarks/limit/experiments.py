@@ -278,7 +278,7 @@ def place(
         own = np.concatenate([cosine_similarity(of, s.judged_on.answers) for of, s in zip(told, divisions, strict=True)])
         first = own if first is None else first
         yield {
-            "around": config.answer.around,
+            "around": spelled(config.answer.around),
             "in the cube's place": name,
             **_both_measures(told, divisions),
             "training": float(np.mean([one.looks[one.best]["train"] for one in trained])),
