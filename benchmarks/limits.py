@@ -4,7 +4,7 @@
 Data, curriculum, capacity, bottleneck, reach, optimisation, what stands in the cube's place, noise and objective, each with an
 experiment of its own, on 'hundred' with MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs
 play no part. With --write the tables of the experiments that ran are renewed in benchmarks/results/limits.json and limits.md,
-each as soon as it is complete. About three hours on two cores, each experiment 1 to 35 minutes; WordNet needs Debian's
+each as soon as it is complete. About four hours on two cores, each experiment 1 to 60 minutes; WordNet needs Debian's
 wordnet-base, chatterbot the extra 'corpora'.
 """
 
