@@ -10,6 +10,7 @@ import numpy as np
 
 from lattice_jax.config import CellConfig, GridConfig, LatticeConfig, UpdateConfig, Walls
 from lattice_jax.lattice import cube, grid
+from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
 from lattice_jax.lattice.step import State, World
 
 SMALL = LatticeConfig(
@@ -103,6 +104,12 @@ def chebyshev(apart: np.ndarray) -> np.ndarray:
 
 
 METRICS = {"von_neumann": city_block, "moore": chebyshev}
+
+
+def principal_codec(text: np.ndarray, numbers: int) -> Codec:
+    """A frozen linear adapter: so many principal components of embeddings [text, teacher]."""
+    adapter = Adapter(text.shape[1], numbers, "linear")
+    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
 
 
 def real_embeddings() -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_cube import principal_codec
 
 from lattice_jax import adaptation
 from lattice_jax.alignment import align
@@ -15,7 +15,7 @@ from lattice_jax.corpus.corpus import load_corpus
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import SHARES, Pairs, ridge
 from lattice_jax.evaluation.similarity import unit_rows
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.surface import from_centre
 from lattice_jax.material import Material
 
@@ -36,8 +36,7 @@ def pairs(embeddings) -> tuple[Pairs, Pairs]:
 
 @pytest.fixture(scope="module")
 def codec(pairs) -> Codec:
-    adapter, text = Adapter(384, 25, "linear"), np.concatenate(pairs[0])
-    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    return principal_codec(np.concatenate(pairs[0]), 25)
 
 
 def regression_matrix(codec: Codec, train: Pairs, validation: Pairs) -> np.ndarray:

@@ -139,7 +139,7 @@ def test_the_mlp_stops_early_and_keeps_its_best_epoch(divided, fitted):
 
 @pytest.mark.parametrize("parameters", [1, 5_000, 200_000, 61_800_000])
 def test_the_mlp_of_equal_size_has_as_many_parameters(parameters):
-    width = module.width_for(parameters, 384)
+    width = module.width_for(parameters, 384, 384)
 
     def count(hidden: int) -> int:
         return 2 * 384 * hidden + hidden**2 + 2 * hidden + 384

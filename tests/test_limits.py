@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_cube import principal_codec
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
@@ -36,7 +37,7 @@ from lattice_jax.config.overrides import with_settings  # noqa: E402
 from lattice_jax.evaluation.baselines import Pairs, fit_ridge, width_for  # noqa: E402
 from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows  # noqa: E402
 from lattice_jax.lattice import cube  # noqa: E402
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start  # noqa: E402
+from lattice_jax.lattice.adapter import Codec  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,7 @@ def pairs() -> tuple[Pairs, Pairs]:
 
 def sixteen_numbers(train: Pairs) -> Codec:
     """A codec for faces of 4 x 4 cells."""
-    adapter, text = Adapter(384, 16, "linear"), np.concatenate(train)
-    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    return principal_codec(np.concatenate(train), 16)
 
 
 SMALL = Config(
@@ -108,7 +108,7 @@ def test_networks_begin_with_the_question_and_each_adds_to_its_own_numbers(count
 
 def test_one_network_is_the_mlp_of_equal_size():
     for parameters in (1_000, 50_000, 2_000_000):
-        assert hidden_width(parameters, 1, 225) == width_for(parameters, 225)
+        assert hidden_width(parameters, 1, 225) == width_for(parameters, 225, 225)
 
 
 def test_networks_begin_at_the_base_and_learn(pairs):

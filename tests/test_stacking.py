@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_cube import principal_codec
 
 from lattice_jax import experiment
 from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, TrainingConfig
@@ -13,7 +14,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, ridge
 from lattice_jax.evaluation.similarity import cosine_similarity
 from lattice_jax.lattice import cube
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.stacking import Base, fit_base, offsets
 
 
@@ -29,8 +30,7 @@ def pairs() -> tuple[Pairs, Pairs]:
 @pytest.fixture(scope="module")
 def codec(pairs) -> Codec:
     """20 principal components: a code that holds no text entirely."""
-    adapter, text = Adapter(384, 20, "linear"), np.concatenate(pairs[0])
-    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    return principal_codec(np.concatenate(pairs[0]), 20)
 
 
 def base(pairs, around: str, folds: int = 5, share: float = 0.7) -> Base:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_cube import quick_jit, real_embeddings
+from small_cube import principal_codec, quick_jit, real_embeddings
 
 from lattice_jax.config import (
     AnswerConfig,
@@ -21,7 +21,7 @@ from lattice_jax.config import (
     UpdateConfig,
 )
 from lattice_jax.lattice import cube
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
+from lattice_jax.lattice.adapter import Adapter, Codec
 from lattice_jax.training import losses
 from lattice_jax.training.objectives import answer_questions, noisy, reproduce_embeddings
 
@@ -42,8 +42,7 @@ TERMS = ("surface_reconstruction", "internal_consistency", "dialogue_similarity"
 @functools.cache
 def codec() -> Codec:
     """20 principal components of the 16 texts, which hold them entirely."""
-    adapter, text = Adapter(384, 20, "linear"), np.concatenate([QUESTIONS, ANSWERS])
-    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    return principal_codec(np.concatenate([QUESTIONS, ANSWERS]), 20)
 
 
 @functools.cache

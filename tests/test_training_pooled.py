@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_cube import quick_jit, real_embeddings
+from small_cube import principal_codec, quick_jit, real_embeddings
 
 from lattice_jax.config import CellConfig, Config, GridConfig, LatticeConfig, PoolConfig, TrainingConfig, UpdateConfig
 from lattice_jax.lattice import cube, pool
-from lattice_jax.lattice.adapter import Adapter, Codec, freeze, principal_start
+from lattice_jax.lattice.adapter import Codec
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import fit, initial_state, make_train_step
 from lattice_jax.training.losses import internal_consistency
@@ -37,8 +37,7 @@ KEY = jax.random.key(4)
 
 @functools.cache
 def codec() -> Codec:
-    adapter, text = Adapter(384, 20, "linear"), np.concatenate([QUESTIONS, ANSWERS])
-    return freeze(adapter, principal_start(adapter, text), jnp.asarray(text))
+    return principal_codec(np.concatenate([QUESTIONS, ANSWERS]), 20)
 
 
 @functools.cache

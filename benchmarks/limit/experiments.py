@@ -5,7 +5,7 @@ remain, the other pairs are divided anew, three times, into pairs to learn from,
 validation pairs judge. Where a choice among many is made (`place`), every corpus is divided anew.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -24,10 +24,8 @@ from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material
 
 Row = dict[str, float | str]
-Setting = int | float | str
 
 DIVISIONS = 3
-LAYOUTS = ("principal", "aligned")
 CHOSEN_ON, JUDGED_ON = 12, 24
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that are tried for what stands in the cube's place."""
@@ -89,20 +87,28 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
+def _fitted(train: Pairs, chosen_on: Pairs, parameters: int) -> dict[str, Baseline]:
+    return fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)
+
+
 def _baselines(sides: Sides, parameters: int) -> dict[str, float]:
-    fitted = fit_baselines(sides.train, sides.chosen_on, parameters=parameters, operation_budget=OPERATIONS)
+    fitted = _fitted(sides.train, sides.chosen_on, parameters)
     shown = ("question", "ridge", "shared_ridge", "mlp", "mlp_equal")
     return {name: _similarity(fitted[name].predict(sides.judged_on.questions), sides.judged_on) for name in shown}
 
 
-def _laid_out(corpus: Corpus, sides: Sides, layout: str) -> Codec:
-    """The codec with faces laid out by these pairs alone."""
+def _laid_out(corpus: Corpus, config: Config, sides: Sides) -> Codec:
+    """The codec with faces laid out as `config` says, by these pairs alone."""
     plain = corpus.codec
-    return plain if layout == "principal" else align(plain, sides.train, sides.chosen_on, corpus.config.lattice)
+    return plain if config.adapter.layout == "principal" else align(plain, sides.train, sides.chosen_on, config.lattice)
+
+
+def _layouts(config: Config) -> dict[str, Config]:
+    return {layout: with_settings(config, {"adapter.layout": layout}) for layout in ("principal", "aligned")}
 
 
 def _trained(corpus: Corpus, config: Config, sides: Sides) -> Trained:
-    return train_cube(config, _laid_out(corpus, sides, config.adapter.layout), sides.train, sides.chosen_on)
+    return train_cube(config, _laid_out(corpus, config, sides), sides.train, sides.chosen_on)
 
 
 def _cube(corpus: Corpus, config: Config, sides: Sides) -> dict[str, float]:
@@ -169,7 +175,7 @@ def bottleneck(corpus: Corpus) -> Iterator[Row]:
         found = []
         for sides in divisions:
             train, chosen_on, judged_on = (Pairs(asked(pairs.questions), pairs.answers) for pairs in sides)
-            fitted = fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)
+            fitted = _fitted(train, chosen_on, parameters)
             shown = ("shared_ridge", "mlp", "mlp_equal")
             found.append({learner: fitted[learner].predict(judged_on.questions) for learner in shown})
         return found
@@ -189,7 +195,10 @@ def reach(corpus: Corpus, radii: tuple[int, ...]) -> Iterator[Row]:
 
     On faces as the adapter gives them, and on aligned ones.
     """
-    divisions = [(sides, {name: _laid_out(corpus, sides, name) for name in LAYOUTS}) for sides in corpus.sides()]
+    configs = _layouts(corpus.config)
+    divisions = [
+        (sides, {name: _laid_out(corpus, config, sides) for name, config in configs.items()}) for sides in corpus.sides()
+    ]
     for radius in radii:
         found = []
         for (train, chosen_on, judged_on), layouts in divisions:
@@ -219,7 +228,7 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
         return ridge(train, chosen_on, "ridge", shares=(0.0,))
 
     def mlp(train: Pairs, chosen_on: Pairs) -> Baseline:
-        return fit_baselines(train, chosen_on, parameters=parameters, operation_budget=OPERATIONS)["mlp_equal"]
+        return _fitted(train, chosen_on, parameters)["mlp_equal"]
 
     learners = {
         "ridge": partial(baselines, regression),
@@ -238,7 +247,7 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
 class Cube(NamedTuple):
     """A cube, with other settings than the corpus's own, or with maps at its faces that are learned with it."""
 
-    settings: dict[str, Setting] = {}  # noqa: RUF012, never changed
+    settings: Mapping[str, object] = {}
     learn: Callable[[Config, Codec, Pairs, Pairs], Trained] = train_cube
 
 
@@ -252,7 +261,7 @@ class Several(NamedTuple):
 
 def place(
     corpus: Corpus,
-    settings: dict[str, Setting],
+    settings: Mapping[str, object],
     divisions: list[Sides],
     cubes: dict[str, Cube],
     several: dict[str, Several],
@@ -290,9 +299,7 @@ def place(
 def beside(corpus: Corpus, divisions: list[Sides]) -> Iterator[Row]:
     """What baselines say to the same pairs as that which `place` asks."""
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
-    fitted = [
-        fit_baselines(sides.train, sides.chosen_on, parameters=parameters, operation_budget=OPERATIONS) for sides in divisions
-    ]
+    fitted = [_fitted(sides.train, sides.chosen_on, parameters) for sides in divisions]
     for name in ("question", "shared_ridge", "mlp", "mlp_equal"):
         told = [of_one[name].predict(sides.judged_on.questions) for of_one, sides in zip(fitted, divisions, strict=True)]
         yield {"in the cube's place": f"baseline: {spelled(name)}", **_both_measures(told, divisions)}
@@ -301,7 +308,7 @@ def beside(corpus: Corpus, divisions: list[Sides]) -> Iterator[Row]:
 def _at_best_rate(
     learn: Callable[..., Trained], corpus: Corpus, config: Config, sides: Sides, rates: tuple[float, ...]
 ) -> Trained:
-    codec = _laid_out(corpus._replace(config=config), sides, config.adapter.layout)
+    codec = _laid_out(corpus, config, sides)
     tried = (
         learn(with_settings(config, {"optimizer.learning_rate": rate}), codec, sides.train, sides.chosen_on) for rate in rates
     )
@@ -323,8 +330,8 @@ def optimisation(corpus: Corpus) -> Iterator[Row]:
     teacher = ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,))
     taught = Sides(*(Pairs(pairs.questions, unit_rows(teacher.predict(pairs.questions), "answers")) for pairs in sides))
     start = _similarity(taught.judged_on.questions, taught.judged_on)
-    for layout in LAYOUTS:
-        trained = train_cube(corpus.config, _laid_out(corpus, taught, layout), taught.train, taught.chosen_on)
+    for layout, config in _layouts(corpus.config).items():
+        trained = _trained(corpus, config, taught)
         reached = trained.looks[trained.best]["validation"]
         yield {
             "learner": f"cube, {layout} faces",

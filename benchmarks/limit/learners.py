@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lattice_jax import experiment
 from lattice_jax.config import Config
-from lattice_jax.evaluation.baselines import Pairs
+from lattice_jax.evaluation.baselines import Pairs, width_for
 from lattice_jax.evaluation.similarity import cosine_similarity
 from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.adapter import Codec
@@ -68,9 +68,7 @@ class Networks(NamedTuple):
 
 def hidden_width(parameters: int, networks: int, code: int) -> int:
     """The hidden width at which so many networks, each making its share of a code, have about `parameters` weights together."""
-    share = code // networks
-    half = (code + share + 2) / 2
-    return max(1, round(np.sqrt(half**2 + max(0, parameters / networks - share)) - half))
+    return width_for(parameters / networks, code, code // networks)
 
 
 def start_networks(networks: int, hidden: int, code: int, *, key: PRNGKeyArray) -> Networks:

@@ -93,19 +93,20 @@ def fit_baselines(
         _best_ridge(regression, validation, "shared_ridge", SHARES),
         mlp := _perceptron(train, validation, HIDDEN_WIDTH, budget, forms=("plain", "residual"), key=key),
     )
+    dimension = train.questions.shape[1]
     equal = _perceptron(
-        train, validation, width_for(parameters, train.questions.shape[1]), budget, forms=(str(mlp.choices["form"]),), key=key
+        train, validation, width_for(parameters, dimension, dimension), budget, forms=(str(mlp.choices["form"]),), key=key
     )
     return {baseline.name: baseline for baseline in (*fitted, dataclasses.replace(equal, name="mlp_equal"))}
 
 
-def width_for(parameters: int, dimension: int) -> int:
-    """The hidden width at which the MLP has about `parameters` weights, at least 1.
+def width_for(parameters: float, inputs: int, outputs: int) -> int:
+    """The hidden width at which an MLP of two hidden layers has about `parameters` weights, at least 1.
 
-    With biases it has h^2 + (2 d + 2) h + d of them at hidden width h and d numbers in and out.
+    With biases it has h^2 + (inputs + outputs + 2) h + outputs of them at hidden width h.
     """
-    half = dimension + 1
-    return max(1, round(np.sqrt(half**2 + max(0, parameters - dimension)) - half))
+    half = (inputs + outputs) / 2 + 1
+    return max(1, round(np.sqrt(half**2 + max(0, parameters - outputs)) - half))
 
 
 def shuffled(predicted: Float[np.ndarray, "n d"], *, seed: int) -> Float[np.ndarray, "n d"]:
