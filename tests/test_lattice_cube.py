@@ -20,7 +20,7 @@ from small_cube import (
     with_cell,
 )
 
-from lattice_jax.config import CellConfig, GridConfig, LatticeConfig
+from lattice_jax.config import CellConfig, GridConfig, LatticeConfig, UpdateConfig
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.cell import parameters_per_cell
 from lattice_jax.lattice.propagate import propagate
@@ -69,6 +69,21 @@ def test_an_untrained_cube_hands_its_input_on(surface_channels, faces, sizes):
     assert answered.shape == vectors.shape
     cosine = np.sum(answered * vectors, -1) / np.linalg.norm(answered, axis=-1) / np.linalg.norm(vectors, axis=-1)
     assert cosine.min() > 0.9
+
+
+def test_cells_that_take_many_numbers_hand_them_on_as_well_as_cells_that_take_one():
+    """A step moves a channel by 1 at most: what is injected must not grow with the numbers that share the channels."""
+    config = LatticeConfig(
+        grid=GridConfig(4, 3, 3),
+        cell=CellConfig(visible=32, memory=32, hidden=8, perception_noise=0.0, candidate_scale=0.0),
+        steps=5,
+        update=UpdateConfig(rate=1.0),
+        surface_channels=25,
+    )
+    vectors = np.ascontiguousarray(real_embeddings()[0][:16, :225])
+    vectors /= np.sqrt(np.mean(np.square(vectors)))
+    answered = np.asarray(expected_answer(config, cube.initialise(config, key=KEY), jnp.asarray(vectors)))
+    assert np.abs(answered - vectors).mean() < 0.02 * np.abs(vectors).mean()
 
 
 @pytest.mark.parametrize(("sharing", "surface_channels"), [("cell", 1), ("layer", 2), ("lattice", 3)])

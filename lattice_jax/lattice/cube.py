@@ -23,6 +23,7 @@ from lattice_jax.lattice.propagate import Propagation, propagate
 from lattice_jax.lattice.step import State
 
 _INJECTION_SCALE = 0.5
+"""Root mean square of a face cell's visible channels, for numbers of root mean square 1: within what one step may change."""
 
 
 class Answer(NamedTuple):
@@ -41,7 +42,7 @@ def initialise(config: LatticeConfig, *, key: Key[Array, ""]) -> Parameters:
     cell_key, face_key = jax.random.split(key)
     channels, visible = config.surface_channels, config.cell.visible
     orthogonal, _ = jnp.linalg.qr(draw.normal(face_key, (visible, channels)))
-    scale = _INJECTION_SCALE * np.sqrt(visible)
+    scale = _INJECTION_SCALE * np.sqrt(visible / channels)
     leading = {face: surface.face_shape(face, config.grid) for face in (config.input_face, config.output_face)}
     return cell.initialise(config, key=cell_key) | {
         "injection": jnp.broadcast_to(scale * orthogonal.T, (*leading[config.input_face], channels, visible)),
