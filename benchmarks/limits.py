@@ -69,7 +69,12 @@ class Limits:
 @cache
 def corpus(name: str, steps: int, look: int) -> Corpus:
     """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
-    configs = {"hundred": "around_ridge.py", "chatterbot": "chatterbot.py", "wordnet": "wordnet.py"}
+    configs = {
+        "hundred": "around_ridge.py",
+        "chatterbot": "chatterbot.py",
+        "wordnet": "wordnet.py",
+        "large cells": "large_cells.py",
+    }
     whole = use_devices(load_config(ROOT / "configs" / configs[name]))
     config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look})
     material = gather(config)
@@ -80,7 +85,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
 
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
-chatterbot = partial(corpus, "chatterbot", 120, 20)
+chatterbot, large_cells = partial(corpus, "chatterbot", 120, 20), partial(corpus, "large cells", 1200, 200)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 SMALL_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 CUBE = {"cube": Cube()}
@@ -128,6 +133,12 @@ def place_wordnet() -> Iterator[Row]:
     yield from beside(wordnet(), divisions)
 
 
+def place_large_cells() -> Iterator[Row]:
+    """Beside networks with the same settings; pairs are divided as for `place_wordnet`, whose baselines these are, too."""
+    networks = {"one network": Several(1), "one network for the 25 numbers of a cell": Several(9)}
+    yield from place(large_cells(), {}, large_cells().divided(1, 400, 400), CUBE, networks, rates=(1e-3, 3e-3))
+
+
 def maps_chatterbot() -> Iterator[Row]:
     """Around the question, where cells of principal faces lack reach, too; at one learning rate."""
     divisions = chatterbot().divided(3, 100, 100)
@@ -158,6 +169,7 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
     "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
     "place-wordnet": ("Networks in the cube's place, WordNet", place_wordnet),
+    "place-large-cells": ("Networks in the place of a cube of few, large cells, WordNet", place_large_cells),
     "maps-chatterbot": ("Maps learned at the cube's faces, chatterbot", maps_chatterbot),
     "maps-wordnet": ("Maps learned at the cube's faces, WordNet", maps_wordnet),
     "capacity-hundred": ("Hidden width, 'hundred'", lambda: capacity(hundred(), (16, 64, 128))),
