@@ -1,5 +1,7 @@
 """The learning rate over a run, and what the optimizer does to gradients and weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from lattice_jax.config import OptimizerConfig
-from lattice_jax.training.schedule import learning_rate_schedule, make_optimizer
+from lattice_jax.training.schedule import clip_by_global_norm, learning_rate_schedule, make_optimizer
 
 CONFIG = OptimizerConfig(learning_rate=3e-4, final_learning_rate=1e-4, warmup_steps=20)
 
@@ -59,3 +61,12 @@ def test_moments_see_the_clipped_gradient():
         _, state = optimizer.update({"kernel": jnp.full((3, 4), 100.0)}, optimizer.init(params), params)
     moment = optax.tree.get(state, "mu")
     assert float(optax.tree.norm(moment)) / (1 - 0.9) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 3.0, np.inf, np.nan])
+def test_clipping_is_that_of_optax(size):
+    gradients = {"kernel": jnp.full((3, 4), size), "bias": jnp.linspace(-size, size, 5)}
+    clipped, plain = (
+        of.update(gradients, of.init(gradients))[0] for of in (clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0))
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), clipped, plain)

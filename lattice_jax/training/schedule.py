@@ -8,6 +8,7 @@ norm first, so that one bad batch can't fill Adam's moments.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -41,4 +42,18 @@ def make_optimizer(
         weight_decay=config.weight_decay,
         mask=decay_mask,
     )
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), adamw)
+    return optax.chain(clip_by_global_norm(config.gradient_clip), adamw)
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` (Pascanu and others, arXiv:1211.5063), by one factor for all gradients.
+
+    optax chooses between two versions of every gradient, for which XLA writes all of them out once more and reads both: a
+    factor goes into the passes that AdamW makes over them.
+    """
+
+    def update(gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        factor = jnp.minimum(1.0, largest / optax.tree.norm(gradients))
+        return jax.tree.map(lambda gradient: gradient * factor, gradients), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)

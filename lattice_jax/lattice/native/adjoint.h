@@ -43,25 +43,32 @@ static inline void affine_gradients(const Pass* pass, long cell, enum Parameter 
   add_rows(rows, columns, change, gradient(pass, bias, cell));
 }
 
-/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them. */
-static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
+/* Where what arrives at a cell's products goes: where deferred, in the place of what they made. Otherwise it is of no further
+   use, and what was kept would be written back to memory for nothing. */
+static inline Version arriving_at(const Pass* pass, Version held, const Scratch* scratch) {
+  return pass->lattice->deferred ? held : scratch->own;
+}
+
+/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them, and `arriving`
+   what arrives there. */
+static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long channels = lattice->channels;
-  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, held.gated, held.to_proposed, scratch);
+  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, arriving.gated, arriving.to_proposed, scratch);
   join(rows, channels, held.proposed, held.memory, scratch->inputs);
-  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, held.forget, scratch);
+  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, arriving.forget, scratch);
   join(rows, channels, held.perceived, held.memory, scratch->inputs);
   normalise(rows, 2 * channels, scratch->inputs, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, scratch->inputs, held.content, scratch);
+  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, scratch->inputs, arriving.content, scratch);
 }
 
 /* The same for messages. */
-static inline void sent_gradients(const Pass* pass, long cell, long rows, Version held, Scratch* scratch) {
+static inline void sent_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long channels = lattice->channels;
   join(rows, channels, held.visible, held.memory, scratch->inputs);
   normalise(rows, 2 * channels, scratch->inputs, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, held.message, scratch);
+  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, arriving.message, scratch);
 }
 
 /* All of a cell's firings and messages together, where they are deferred. */
@@ -70,15 +77,15 @@ static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
   const long first = pass->plan.first[cell], count = pass->plan.first[cell + 1] - first;
   const long wide = lattice->batch * lattice->hidden;
   const Version held = version(pass, 0, cell, scratch);
-  fired_gradients(pass, cell, (count - 1) * lattice->batch, held, scratch); /* the last version is the one that stays */
+  fired_gradients(pass, cell, (count - 1) * lattice->batch, held, held, scratch); /* the last version is the one that stays */
   for (long i = 0; i < count; i++)
     if (!pass->plan.sent[first + i]) memset(held.message + i * wide, 0, sizeof(float) * wide);
-  sent_gradients(pass, cell, count * lattice->batch, held, scratch);
+  sent_gradients(pass, cell, count * lattice->batch, held, held, scratch);
 }
 
 /* The update's adjoint: from the next state's gradient to that of this state, of how far the cell moved, of what was perceived
-   and proposed, and of the forget gate before its sigmoid, in its place. */
-static inline void update_backward(const Pass* pass, long t, long cell, Version held) {
+   and proposed, and of the forget gate before its sigmoid. */
+static inline void update_backward(const Pass* pass, long t, long cell, Version held, Version arriving) {
   const Lattice* lattice = pass->lattice;
   const long channels = lattice->channels, start = cell * lattice->batch * channels;
   const int bounded = lattice->bounded;
@@ -91,11 +98,11 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
     float to_rate = 0;
     const float *visible = held.visible + b * channels, *memory = held.memory + b * channels;
     const float *perceived = held.perceived + b * channels, *proposed = held.proposed + b * channels;
-    float* forget = held.forget + b * channels;
+    const float* forget = held.forget + b * channels;
     float *to_visible = pass->visible_gradient + start + b * channels,
           *to_memory = pass->memory_gradient + start + b * channels;
     float* to_perceived = pass->perceived_gradient + start + b * channels;
-    float* to_proposed = held.to_proposed + b * channels;
+    float *to_proposed = arriving.to_proposed + b * channels, *to_forget = arriving.forget + b * channels;
 #pragma GCC ivdep
     for (long c = 0; c < channels; c++) {
       const float pull = proposed[c] + perceived[c] - residual * visible[c];
@@ -109,7 +116,7 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
       to_perceived[c] = to_pull;
       const float opened = forget[c], to_opened = (proposed[c] - memory[c]) * to_memory[c];
       to_rate += motion * arriving + opened * to_opened;
-      forget[c] = rate * to_opened * opened * (1 - opened);
+      to_forget[c] = rate * to_opened * opened * (1 - opened);
       to_proposed[c] = to_pull + rate * opened * to_memory[c];
       to_memory[c] *= 1 - rate * opened;
     }
@@ -121,33 +128,33 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const long narrow = cell * batch * channels, wide = cell * batch * hidden;
-  const Version held = version(pass, t, cell, scratch);
+  const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   if (!lattice->kept) propose(pass, t, cell, scratch);
-  update_backward(pass, t, cell, held);
+  update_backward(pass, t, cell, held, arriving);
 
   float* to_memory = pass->memory_gradient + narrow;
-  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, held.forget, scratch->change, scratch);
-  split_and_add(batch, channels, scratch->change, held.to_proposed, to_memory);
+  affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, arriving.forget, scratch->change, scratch);
+  split_and_add(batch, channels, scratch->change, arriving.to_proposed, to_memory);
 
-  if (lattice->kept) compute_gate(pass, cell, scratch);
+  if (lattice->kept) compute_gate(pass, t, cell, scratch);
   gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
-  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, held.to_proposed, scratch->to_gated, scratch);
+  affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
   float* to_gate = pass->gate_gradient + wide;
 #pragma GCC ivdep
   for (long i = 0; i < batch * hidden; i++) {
-    held.gated[i] = scratch->active[i] * scratch->gate[i];
+    arriving.gated[i] = scratch->active[i] * scratch->gate[i];
     to_gate[i] = scratch->to_gated[i] * scratch->active[i];
-    held.content[i] = scratch->to_gated[i] * scratch->gate[i] * scratch->slope[i];
+    arriving.content[i] = scratch->to_gated[i] * scratch->gate[i] * scratch->slope[i];
   }
   add_rows(batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
   for (long k = 0; k < lattice->gate.count; k++) {
     const int32_t other = lattice->gate.table[cell * lattice->gate.count + k];
     if (other >= 0)
-      neighbour_product(batch, hidden, to_gate, pass->sent + other * batch * hidden, gradient(pass, GATE, cell) + k * hidden);
+      neighbour_product(batch, hidden, to_gate, version(pass, t, other, scratch).sent, gradient(pass, GATE, cell) + k * hidden);
   }
 
   float* to_perceived = pass->perceived_gradient + narrow;
-  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, held.content, scratch->change, scratch);
+  affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, arriving.content, scratch->change, scratch);
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, CONTENT_SCALE, cell));
@@ -158,26 +165,25 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
       neighbour_product(batch, channels, to_perceived, version(pass, t, other, scratch).visible,
                         gradient(pass, PERCEPTION, cell) + k * channels);
   }
-  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, scratch);
+  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, arriving, scratch);
 }
 
 static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, wide = batch * hidden;
-  const Version held = version(pass, t, cell, scratch);
-  float* arriving = pass->sent_gradient + cell * wide;
+  const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
+  float* to_sent = pass->sent_gradient + cell * wide;
   gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
-  normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, arriving,
+  normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, to_sent,
                      gradient(pass, GATE_SCALE, cell));
-  for (long i = 0; i < wide; i++) held.message[i] = arriving[i] * scratch->slope[i];
-  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, held.message, scratch->change, scratch);
+  for (long i = 0; i < wide; i++) arriving.message[i] = to_sent[i] * scratch->slope[i];
+  affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, arriving.message, scratch->change, scratch);
   join(batch, channels, held.visible, held.memory, scratch->both);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, MESSAGE_SCALE, cell));
   split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,
                 pass->memory_gradient + cell * batch * channels);
-  if (!lattice->deferred) sent_gradients(pass, cell, batch, held, scratch);
-  memset(arriving, 0, sizeof(float) * wide);
+  if (!lattice->deferred) sent_gradients(pass, cell, batch, held, arriving, scratch);
 }
 
 /* Who reads a cell in step t, and what they send back: `gradients` by receiver, in blocks of `width` channels. */
@@ -197,12 +203,14 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, long 
   return count;
 }
 
-/* Adds to a cell's state and message what all who read them in step t send back. */
+/* Adds to a cell's state and message what all who read them in step t send back. No later step has read this message if there
+   is none, or if the cell made another one of what it held then. */
 static inline void gather(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const long readers = heard_by(pass, &lattice->perception, t, cell, PERCEPTION, channels, pass->perceived_gradient, scratch);
   neighbour_sum(batch, channels, readers, scratch->around, pass->visible_gradient + cell * batch * channels, 1);
+  const int is_last = t == lattice->steps - 1 || pass->plan.fires[t * lattice->cells + cell];
   const long hearers = heard_by(pass, &lattice->gate, t, cell, GATE, hidden, pass->gate_gradient, scratch);
-  neighbour_sum(batch, hidden, hearers, scratch->around, pass->sent_gradient + cell * batch * hidden, 1);
+  neighbour_sum(batch, hidden, hearers, scratch->around, pass->sent_gradient + cell * batch * hidden, !is_last);
 }

@@ -8,11 +8,12 @@
 #include "plan.h"
 #include "pointwise.h"
 
-/* What belongs to one version of a cell: its state, and where kept, what it computed from that. In the backward pass `forget`,
-   `content` and `message` become the gradients that arrive at the products which they come from. */
+/* What belongs to one version of a cell: its state, and where kept, what it computed from that. Where gradients are deferred,
+   `forget`, `content` and `message` become in the backward pass those that arrive at the products which they come from. */
 typedef struct {
   float *visible, *memory, *perceived, *proposed, *forget; /* [batch][channels] */
   float *message, *content;                                /* [batch][hidden], before the activation */
+  float* sent;                                             /* [batch][hidden]: what its neighbours read */
   float *to_proposed,
       *gated; /* [batch][channels] and [batch][hidden], backward: what arrives at, and goes into, the candidate */
 } Version;
@@ -32,7 +33,7 @@ typedef struct {
   const Lattice* lattice;
   Plan plan;
   Version versions;      /* of all cells: every array holds `plan.versions` blocks, one after the other */
-  float* sent;           /* [cells][batch][hidden]: every cell's last message */
+  float* sent;           /* [cells][batch][hidden], where not kept: what every cell's neighbours read */
   float *change, *power; /* [cells][batch], forward: squares of the visible channels' change, and of themselves */
   float* messages;       /* [cells][batch][hidden], backward, where not kept: the message before its activation */
   float *visible_gradient, *memory_gradient; /* [cells][batch][channels]: of the state at hand */
@@ -63,6 +64,7 @@ static inline Version version(const Pass* pass, long t, long cell, const Scratch
   held.memory = all->memory + narrow_start;
   if (!lattice->kept) {
     if (pass->messages) held.message = pass->messages + cell * wide;
+    held.sent = pass->sent + cell * wide;
     return held;
   }
   held.perceived = all->perceived + narrow_start;
@@ -70,6 +72,7 @@ static inline Version version(const Pass* pass, long t, long cell, const Scratch
   held.forget = all->forget + narrow_start;
   held.message = all->message + wide_start;
   held.content = all->content + wide_start;
+  held.sent = all->sent + wide_start;
   if (!lattice->deferred) return held;
   held.to_proposed = all->to_proposed + narrow_start;
   held.gated = all->gated + wide_start;
@@ -118,18 +121,18 @@ static inline long perceived_by(const Pass* pass, long t, long cell, const Scrat
 }
 
 /* 1 + the neighbours' messages, weighed + bias. */
-static inline void compute_gate(const Pass* pass, long cell, Scratch* scratch) {
+static inline void compute_gate(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const Neighbourhood* gate = &lattice->gate;
-  const long hidden = lattice->hidden, wide = lattice->batch * hidden;
+  const long hidden = lattice->hidden;
   const float* bias = weight(pass, GATE_BIAS, cell);
   long count = 0;
   for (long k = 0; k < gate->count; k++) {
     const int32_t other = gate->table[cell * gate->count + k];
     if (other < 0) continue;
     const long upcoming = upcoming_neighbour(gate, scratch->next, k, other);
-    scratch->around[count++] =
-        (Neighbour){pass->sent + other * wide, weight(pass, GATE, cell) + k * hidden, pass->sent + upcoming * wide};
+    scratch->around[count++] = (Neighbour){version(pass, t, other, scratch).sent, weight(pass, GATE, cell) + k * hidden,
+                                           version(pass, t, upcoming, scratch).sent};
   }
   for (long r = 0; r < lattice->batch; r++)
     for (long i = 0; i < hidden; i++) scratch->gate[r * hidden + i] = 1.0f + bias[i];
@@ -137,12 +140,11 @@ static inline void compute_gate(const Pass* pass, long cell, Scratch* scratch) {
 }
 
 /* From the message before its activation to what the neighbours read. */
-static inline void send(const Pass* pass, long cell, const float* message) {
+static inline void send(const Pass* pass, long cell, Version held) {
   const Lattice* lattice = pass->lattice;
   const long wide = lattice->batch * lattice->hidden;
-  float* sent = pass->sent + cell * wide;
-  for (long i = 0; i < wide; i++) sent[i] = gelu(message[i]);
-  normalise(lattice->batch, lattice->hidden, sent, weight(pass, GATE_SCALE, cell), lattice->epsilon, sent);
+  for (long i = 0; i < wide; i++) held.sent[i] = gelu(held.message[i]);
+  normalise(lattice->batch, lattice->hidden, held.sent, weight(pass, GATE_SCALE, cell), lattice->epsilon, held.sent);
 }
 
 static inline void compute_message(const Pass* pass, long t, long cell, Scratch* scratch) {
@@ -163,7 +165,7 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
-  compute_gate(pass, cell, scratch);
+  compute_gate(pass, t, cell, scratch);
   for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * scratch->gate[i];
   affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->active, held.proposed, scratch->next);
   join(batch, channels, held.proposed, held.memory, scratch->both);

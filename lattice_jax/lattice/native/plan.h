@@ -12,6 +12,7 @@
 #include "lattice.h"
 
 typedef struct {
+  int32_t* every;         /* [cells]: all cells, in order */
   int32_t* first;         /* [cells + 1]: each cell's first version */
   int32_t* version;       /* [steps + 1][cells] */
   uint8_t* fires;         /* [steps][cells] */
@@ -24,6 +25,7 @@ typedef struct {
 } Plan;
 
 static void free_plan(Plan* plan) {
+  free(plan->every);
   free(plan->first);
   free(plan->version);
   free(plan->fires);
@@ -52,6 +54,7 @@ static inline int fires_at_all(const Lattice* lattice, long t, long cell) {
 static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
   const long cells = lattice->cells, steps = lattice->steps;
   *plan = (Plan){
+      .every = malloc(sizeof(int32_t) * cells),
       .first = calloc(cells + 1, sizeof(int32_t)),
       .version = malloc(sizeof(int32_t) * (steps + 1) * cells),
       .fires = malloc(steps * cells),
@@ -61,11 +64,12 @@ static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
       .sending_count = calloc(steps, sizeof(int32_t)),
       .sent = calloc((steps + 2) * cells, 1),
   };
-  if (!plan->first || !plan->version || !plan->fires || !plan->firing || !plan->sending || !plan->firing_count ||
-      !plan->sending_count || !plan->sent) {
+  if (!plan->every || !plan->first || !plan->version || !plan->fires || !plan->firing || !plan->sending ||
+      !plan->firing_count || !plan->sending_count || !plan->sent) {
     free_plan(plan);
     return 0;
   }
+  for (long cell = 0; cell < cells; cell++) plan->every[cell] = (int32_t)cell;
   for (long t = 0; t < steps; t++)
     for (long cell = 0; cell < cells; cell++) {
       const int fires = plan->fires[t * cells + cell] = (uint8_t)fires_at_all(lattice, t, cell);

@@ -1,15 +1,11 @@
 /* The pass through the cube: steps in order, cells of a step on all threads. */
 #define _GNU_SOURCE
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "adjoint.h"
 #include "cell.h"
-
-enum { CELLS_AT_ONCE = 5 };
+#include "stages.h"
 
 long version_size(const Lattice* lattice) {
-  const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 2 * lattice->hidden;
+  const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 3 * lattice->hidden;
   const long left = lattice->channels + lattice->hidden;
   return lattice->batch * (state + lattice->kept * computed + lattice->deferred * left);
 }
@@ -26,9 +22,10 @@ static Version lay_out(const Lattice* lattice, float* buffer, long versions) {
   start += 3 * narrow;
   all.message = start;
   all.content = start + wide;
+  all.sent = start + 2 * wide;
   if (!lattice->deferred) return all;
-  all.gated = start + 2 * wide;
-  all.to_proposed = start + 3 * wide;
+  all.gated = start + 3 * wide;
+  all.to_proposed = start + 4 * wide;
   return all;
 }
 
@@ -90,71 +87,41 @@ static long largest_neighbourhood(const Lattice* lattice) {
   return largest;
 }
 
-typedef struct {
+struct Job {
   Pass pass;
   const Forward* forward;
   const Backward* backward;
-  pthread_barrier_t phase_end;
-  atomic_long* next; /* one counter a phase */
-  long phase_count;
-  float* scratch;
-  Neighbour* around;
-  long largest;
-} Job;
+  float* scratch; /* of all threads */
+};
 
-typedef struct {
-  Job* job;
-  int number;
-} Worker;
+/* Puts the stages of a pass in their order. */
+typedef void Arrange(const Job* job, Stages* stages);
 
-typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
-
-/* All threads take cells until none is left, and wait for each other. `phase` is a number that no other phase has. A thread
-   takes its next cells before it begins with those it has, so that the last of these can ask for the first of those. */
-static void in_parallel(Job* job, long phase, Work* work, long t, const int32_t* cells, long count, Scratch* scratch) {
-  long start = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
-  while (start < count) {
-    const long then = atomic_fetch_add(&job->next[phase], CELLS_AT_ONCE);
-    for (long i = start; i < count && i < start + CELLS_AT_ONCE; i++) {
-      const long after = i + 1 < start + CELLS_AT_ONCE ? i + 1 : then, next = after < count ? after : i;
-      scratch->next = cells ? cells[next] : next;
-      work(job, t, cells ? cells[i] : i, scratch);
-    }
-    start = then;
-  }
-  pthread_barrier_wait(&job->phase_end);
-}
-
-static Scratch scratch_of(const Worker* worker) {
-  Job* job = worker->job;
+/* Goes through the stages with all threads; the calling one is number 0. */
+static const char* run(const Job* job, Arrange* arrange) {
   const Lattice* lattice = job->pass.lattice;
-  Arena memory = {job->scratch + worker->number * scratch_size(lattice), 0};
-  return make_scratch(lattice, &memory, job->around + worker->number * job->largest);
-}
-
-/* Runs `body` on every thread; the calling one is number 0. */
-static const char* run(Job* job, long phases, void* (*body)(void*)) {
-  const int threads = job->pass.lattice->threads;
+  const long threads = lattice->threads, neighbours = largest_neighbourhood(lattice);
+  Stages stages = {malloc(sizeof(Stage) * most_stages(lattice)), 0};
   pthread_t* handles = malloc(sizeof(pthread_t) * threads);
   Worker* workers = malloc(sizeof(Worker) * threads);
-  job->largest = largest_neighbourhood(job->pass.lattice);
-  job->next = calloc(phases, sizeof(atomic_long));
-  job->around = malloc(sizeof(Neighbour) * threads * job->largest);
-  const char* problem = handles && workers && job->next && job->around ? NULL : "there is no memory for the threads' tables";
+  Neighbour* around = malloc(sizeof(Neighbour) * threads * neighbours);
+  const char* problem = stages.all && handles && workers && around ? NULL : "there is no memory for the threads' tables";
   if (!problem) {
-    pthread_barrier_init(&job->phase_end, NULL, threads);
-    for (int i = 0; i < threads; i++) {
-      workers[i] = (Worker){job, i};
-      if (i > 0 && pthread_create(&handles[i], NULL, body, &workers[i]) != 0) abort(); /* those that run would wait for ever */
+    arrange(job, &stages);
+    for (long i = 0; i < threads; i++) {
+      Arena memory = {job->scratch + i * scratch_size(lattice), 0};
+      workers[i] = (Worker){job, &stages, make_scratch(lattice, &memory, around + i * neighbours)};
     }
-    body(&workers[0]);
-    for (int i = 1; i < threads; i++) pthread_join(handles[i], NULL);
-    pthread_barrier_destroy(&job->phase_end);
+    for (long i = 1; i < threads; i++)
+      if (pthread_create(&handles[i], NULL, work_through_all, &workers[i]) != 0)
+        abort(); /* those that run still use this memory */
+    work_through_all(&workers[0]);
+    for (long i = 1; i < threads; i++) pthread_join(handles[i], NULL);
   }
+  free(stages.all);
   free(handles);
   free(workers);
-  free((void*)job->next);
-  free(job->around);
+  free(around);
   return problem;
 }
 
@@ -162,7 +129,8 @@ static const char* run(Job* job, long phases, void* (*body)(void*)) {
 
 long forward_workspace_size(const Lattice* lattice, int with_versions) {
   const long kept_states = with_versions ? 0 : 2 * lattice->cells * version_size(lattice);
-  return kept_states + lattice->cells * lattice->batch * (lattice->hidden + 2) + lattice->threads * scratch_size(lattice);
+  const long sent = lattice->kept ? 0 : lattice->cells * lattice->batch * lattice->hidden;
+  return kept_states + sent + 2 * lattice->cells * lattice->batch + lattice->threads * scratch_size(lattice);
 }
 
 /* What a cell starts with: its part of a field, or zeros where there is none. */
@@ -194,13 +162,14 @@ static void start_cell(const Job* job, long t, long cell, Scratch* scratch) {
 
 static void send_cell(const Job* job, long t, long cell, Scratch* scratch) {
   compute_message(&job->pass, t, cell, scratch);
-  send(&job->pass, cell, version(&job->pass, t, cell, scratch).message);
+  send(&job->pass, cell, version(&job->pass, t, cell, scratch));
 }
 
 static void fire_cell(const Job* job, long t, long cell, Scratch* scratch) { fire(&job->pass, t, cell, scratch); }
 
-/* In the order of the cells, whoever computed them, so that runs are repeatable. */
-static void sum_squares(const Job* job, long t) {
+/* In the order of the cells, whoever computed them, so that runs are repeatable: a stage of one cell's work. */
+static void sum_squares(const Job* job, long t, long cell, Scratch* scratch) {
+  (void)cell, (void)scratch;
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
   const long batch = lattice->batch;
@@ -219,20 +188,18 @@ static void finish_cell(const Job* job, long t, long cell, Scratch* scratch) {
   memcpy(job->forward->memory + cell * narrow, held.memory, sizeof(float) * narrow);
 }
 
-static void* forward_body(void* argument) {
-  const Worker* worker = argument;
-  Job* job = worker->job;
+static void arrange_forward(const Job* job, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  Scratch scratch = scratch_of(worker);
-  in_parallel(job, 0, start_cell, 0, NULL, lattice->cells, &scratch);
+  const Blocks blocks = blocks_of(lattice);
+  add_stage(stages, (Stage){start_cell, 0, plan->every, lattice->cells, 0});
   for (long t = 0; t < lattice->steps; t++) {
-    in_parallel(job, 1 + 2 * t, send_cell, t, plan->sending + t * lattice->cells, plan->sending_count[t], &scratch);
-    in_parallel(job, 2 + 2 * t, fire_cell, t, plan->firing + t * lattice->cells, plan->firing_count[t], &scratch);
-    if (worker->number == 0) sum_squares(job, t);
+    const long start = t * lattice->cells;
+    add_step(stages, t, blocks, (HalfStep){send_cell, plan->sending + start, plan->sending_count[t]},
+             (HalfStep){fire_cell, plan->firing + start, plan->firing_count[t]});
+    add_stage(stages, (Stage){sum_squares, t, plan->every, 1, stages->count});
   }
-  in_parallel(job, 1 + 2 * lattice->steps, finish_cell, lattice->steps, NULL, lattice->cells, &scratch);
-  return NULL;
+  add_stage(stages, (Stage){finish_cell, lattice->steps, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
@@ -247,10 +214,11 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
   pass->versions = lay_out(lattice, forward->versions ? forward->versions : free_space, pass->plan.versions);
   if (!forward->versions) free_space += 2 * lattice->cells * size;
   pass->sent = free_space;
-  pass->change = pass->sent + lattice->cells * lattice->batch * lattice->hidden;
+  if (!lattice->kept) free_space += lattice->cells * lattice->batch * lattice->hidden;
+  pass->change = free_space;
   pass->power = pass->change + lattice->cells * lattice->batch;
   job.scratch = pass->power + lattice->cells * lattice->batch;
-  if (!problem) problem = run(&job, 2 + 2 * lattice->steps, forward_body);
+  if (!problem) problem = run(&job, arrange_forward);
   free_plan(&pass->plan);
   return problem;
 }
@@ -260,26 +228,24 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
 long backward_workspace_size(const Lattice* lattice) {
   const long narrow = lattice->cells * lattice->batch * lattice->channels,
              wide = lattice->cells * lattice->batch * lattice->hidden;
-  return 3 * narrow + (lattice->kept ? 3 : 4) * wide + lattice->threads * scratch_size(lattice);
+  return 3 * narrow + (lattice->kept ? 2 : 4) * wide + lattice->threads * scratch_size(lattice);
 }
 
-/* Has the cell's message as its neighbours heard it in step t. */
+/* Where it was not kept, has the cell's message as its neighbours heard it in step t. */
 static void send_again(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
-  if (!pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]]) return;
-  if (!pass->lattice->kept) compute_message(pass, t, cell, scratch);
-  send(pass, cell, version(pass, t, cell, scratch).message);
+  if (!pass->lattice->kept && pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]])
+    send_cell(job, t, cell, scratch);
 }
 
 static void start_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
   const Lattice* lattice = pass->lattice;
-  const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
+  const long narrow = lattice->batch * lattice->channels;
   for (enum Parameter name = 0; name < PARAMETERS; name++)
     if (!lattice->deferred || !is_matrix(name)) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
   memcpy(pass->visible_gradient + cell * narrow, job->backward->visible_gradient + cell * narrow, sizeof(float) * narrow);
   memcpy(pass->memory_gradient + cell * narrow, job->backward->memory_gradient + cell * narrow, sizeof(float) * narrow);
-  memset(pass->sent_gradient + cell * wide, 0, sizeof(float) * wide);
   send_again(job, t, cell, scratch);
 }
 
@@ -308,20 +274,16 @@ static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scr
            sizeof(float) * narrow);
 }
 
-static void* backward_body(void* argument) {
-  const Worker* worker = argument;
-  Job* job = worker->job;
+static void arrange_backward(const Job* job, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  const long steps = lattice->steps;
-  Scratch scratch = scratch_of(worker);
-  in_parallel(job, 0, start_cell_backward, steps - 1, NULL, lattice->cells, &scratch);
-  for (long t = steps - 1; t >= 0; t--) {
-    in_parallel(job, 1 + 2 * t, fire_cell_backward, t, plan->firing + t * lattice->cells, plan->firing_count[t], &scratch);
-    in_parallel(job, 2 + 2 * t, hear_back, t, NULL, lattice->cells, &scratch);
-  }
-  in_parallel(job, 1 + 2 * steps, finish_cell_backward, 0, NULL, lattice->cells, &scratch);
-  return NULL;
+  Blocks blocks = blocks_of(lattice);
+  if (!lattice->kept) blocks = (Blocks){lattice->cells, 1}; /* a message that is made again takes the next one's place */
+  add_stage(stages, (Stage){start_cell_backward, lattice->steps - 1, plan->every, lattice->cells, 0});
+  for (long t = lattice->steps - 1; t >= 0; t--)
+    add_step(stages, t, blocks, (HalfStep){fire_cell_backward, plan->firing + t * lattice->cells, plan->firing_count[t]},
+             (HalfStep){hear_back, plan->every, lattice->cells});
+  add_stage(stages, (Stage){finish_cell_backward, 0, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_backward(const Lattice* lattice, const Backward* backward) {
@@ -340,16 +302,16 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
   pass->visible_gradient = backward->workspace;
   pass->memory_gradient = pass->visible_gradient + narrow;
   pass->perceived_gradient = pass->memory_gradient + narrow;
-  pass->sent = pass->perceived_gradient + narrow;
-  pass->gate_gradient = pass->sent + wide;
+  pass->gate_gradient = pass->perceived_gradient + narrow;
   pass->sent_gradient = pass->gate_gradient + wide;
   job.scratch = pass->sent_gradient + wide;
   if (!lattice->kept) {
-    pass->messages = job.scratch;
-    job.scratch += wide;
+    pass->sent = job.scratch;
+    pass->messages = pass->sent + wide;
+    job.scratch += 2 * wide;
   }
   memset(pass->fires_gradient, 0, sizeof(float) * lattice->steps * lattice->cells * lattice->fires_batch);
-  const char* problem = run(&job, 2 + 2 * lattice->steps, backward_body);
+  const char* problem = run(&job, arrange_backward);
   free_plan(&pass->plan);
   return problem;
 }
