@@ -52,8 +52,8 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     factor goes into the passes that AdamW makes over them.
     """
 
-    def update(gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
-        factor = jnp.minimum(1.0, largest / optax.tree.norm(gradients))
-        return jax.tree.map(lambda gradient: gradient * factor, gradients), state
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        factor = jnp.minimum(1.0, largest / optax.tree.norm(updates))
+        return jax.tree.map(lambda gradient: gradient * factor, updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
