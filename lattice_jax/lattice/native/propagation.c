@@ -1,4 +1,4 @@
-/* The pass through the cube: steps in order, cells of a step on all threads. */
+/* The pass through the cube: steps in order, each block by block, on all threads. */
 #define _GNU_SOURCE
 #include "adjoint.h"
 #include "cell.h"
