@@ -95,19 +95,20 @@ struct Job {
 };
 
 /* Puts the stages of a pass in their order. */
-typedef void Arrange(const Job* job, Stages* stages);
+typedef void Arrange(const Job* job, Blocks blocks, Stages* stages);
 
 /* Goes through the stages with all threads; the calling one is number 0. */
 static const char* run(const Job* job, Arrange* arrange) {
   const Lattice* lattice = job->pass.lattice;
   const long threads = lattice->threads, neighbours = largest_neighbourhood(lattice);
-  Stages stages = {malloc(sizeof(Stage) * most_stages(lattice)), 0};
+  const Blocks blocks = blocks_of(lattice);
+  Stages stages = {malloc(sizeof(Stage) * most_stages(lattice->steps, blocks)), 0};
   pthread_t* handles = malloc(sizeof(pthread_t) * threads);
   Worker* workers = malloc(sizeof(Worker) * threads);
   Neighbour* around = malloc(sizeof(Neighbour) * threads * neighbours);
   const char* problem = stages.all && handles && workers && around ? NULL : "there is no memory for the threads' tables";
   if (!problem) {
-    arrange(job, &stages);
+    arrange(job, blocks, &stages);
     for (long i = 0; i < threads; i++) {
       Arena memory = {job->scratch + i * scratch_size(lattice), 0};
       workers[i] = (Worker){job, &stages, make_scratch(lattice, &memory, around + i * neighbours)};
@@ -188,10 +189,9 @@ static void finish_cell(const Job* job, long t, long cell, Scratch* scratch) {
   memcpy(job->forward->memory + cell * narrow, held.memory, sizeof(float) * narrow);
 }
 
-static void arrange_forward(const Job* job, Stages* stages) {
+static void arrange_forward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  const Blocks blocks = blocks_of(lattice);
   add_stage(stages, (Stage){start_cell, 0, plan->every, lattice->cells, 0});
   for (long t = 0; t < lattice->steps; t++) {
     const long start = t * lattice->cells;
@@ -213,8 +213,10 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
   float* free_space = forward->workspace;
   pass->versions = lay_out(lattice, forward->versions ? forward->versions : free_space, pass->plan.versions);
   if (!forward->versions) free_space += 2 * lattice->cells * size;
-  pass->sent = free_space;
-  if (!lattice->kept) free_space += lattice->cells * lattice->batch * lattice->hidden;
+  if (!lattice->kept) {
+    pass->sent = free_space;
+    free_space += lattice->cells * lattice->batch * lattice->hidden;
+  }
   pass->change = free_space;
   pass->power = pass->change + lattice->cells * lattice->batch;
   job.scratch = pass->power + lattice->cells * lattice->batch;
@@ -274,10 +276,9 @@ static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scr
            sizeof(float) * narrow);
 }
 
-static void arrange_backward(const Job* job, Stages* stages) {
+static void arrange_backward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  Blocks blocks = blocks_of(lattice);
   if (!lattice->kept) blocks = (Blocks){lattice->cells, 1}; /* a message that is made again takes the next one's place */
   add_stage(stages, (Stage){start_cell_backward, lattice->steps - 1, plan->every, lattice->cells, 0});
   for (long t = lattice->steps - 1; t >= 0; t--)

@@ -42,8 +42,8 @@ static void wait_until_ended(const Stages* stages, long from, long to) {
     while (atomic_load(&stages->all[from].done) < stages->all[from].count) sched_yield();
 }
 
-/* A thread takes its next cells before it begins with those it has, so that the last of these can ask for the first of those.
- */
+/* A thread takes its next cells before it begins with those that it has, so that the last of these can ask for the first of
+   those. */
 static void work_through(Stage* stage, const Job* job, long start, Scratch* scratch) {
   while (start < stage->count) {
     const long then = atomic_fetch_add(&stage->taken, CELLS_AT_ONCE);
@@ -83,15 +83,16 @@ static Blocks blocks_of(const Lattice* lattice) {
   const Neighbourhood* both[] = {&lattice->perception, &lattice->gate};
   long farthest = 1;
   for (int n = 0; n < 2; n++)
-    for (long i = 0; i < lattice->cells * both[n]->count; i++) {
-      const long other = both[n]->table[i], distance = labs(other - i / both[n]->count);
-      if (other >= 0 && distance > farthest) farthest = distance;
-    }
+    for (long cell = 0; cell < lattice->cells; cell++)
+      for (long k = 0; k < both[n]->count; k++) {
+        const long other = both[n]->table[cell * both[n]->count + k], distance = labs(other - cell);
+        if (other >= 0 && distance > farthest) farthest = distance;
+      }
   return (Blocks){farthest, (lattice->cells + farthest - 1) / farthest};
 }
 
 /* A beginning, an end, and in every step two stages a block and one more. */
-static long most_stages(const Lattice* lattice) { return 2 + lattice->steps * (2 * blocks_of(lattice).count + 1); }
+static long most_stages(long steps, Blocks blocks) { return 2 + steps * (2 * blocks.count + 1); }
 
 /* Steps take turns in the direction in which they go through the blocks: each begins where the last one ended. */
 static inline long block_at(Blocks blocks, long t, long place) { return t % 2 ? blocks.count - 1 - place : place; }
