@@ -76,7 +76,9 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
         "large cells": "large_cells.py",
     }
     whole = use_devices(load_config(ROOT / "configs" / configs[name]))
-    config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look})
+    # What is added to a cube's answers would hide how the cube itself does.
+    bare = dict.fromkeys(("answer.added_question", "answer.added_regression", "answer.removed_mean"), 0.0)
+    config = with_settings(whole, {"training.steps": steps, "training.evaluate_every": look, **bare})
     material = gather(config)
     with tempfile.TemporaryDirectory() as workdir:
         # Every experiment lays out the faces itself, by the pairs that it learns from.

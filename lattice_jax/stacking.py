@@ -7,8 +7,13 @@ base, exactly; one around 'beyond_code' has the second offset alone.
 
 A regression knows the training answers better than any others, so while the cube learns each training pair is answered by a
 regression of the other folds (stacked generalisation, Wolpert 1992): it then lacks there what it lacks on new questions.
+
+Once the cube has learned, shares of the question, of the best regression's answer and of the mean answer may be added to what
+it says. It doesn't learn against them: two learners that err apart are right together, and a share of the question trades
+similarity to the right answer for being told apart from the others.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,10 +42,15 @@ class Base(NamedTuple):
     """Answers to the training questions, none of them fitted on its own pair."""
     shifts: bool = True
     """Whether the base is added to the cube's output, too, or only what of it the code can't hold."""
+    afterwards: Predict | None = None
+    """Questions to what is added to the answers of a cube that has learned."""
 
     def offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
-        """What turns the cube's output for any questions into a change of this base."""
-        return self._offsets(codec, questions, None if self.predict is None else self.predict(questions))
+        """What turns the cube's output for any questions into a change of this base, and what is added afterwards."""
+        shift, remainder = self._offsets(codec, questions, None if self.predict is None else self.predict(questions))
+        if self.afterwards is not None:
+            remainder += self.afterwards(questions).astype(np.float32)
+        return Offsets(shift, remainder)
 
     def training_offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
         """The same for the training questions, by what was not fitted on them."""
@@ -53,26 +63,44 @@ class Base(NamedTuple):
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
     """The base that `config` names; validation pairs choose a regression's penalty, and the share of a shared one."""
-    if config.around == "nothing":
-        return Base()
-    if config.around == "question":
-        return Base(lambda questions: questions, train.questions)
     # Regressions learn from unit vectors; their answers get back the length of embeddings, which the code is made for.
     length = float(np.mean(np.linalg.norm(train.answers, axis=1)))
-    train, validation = (
+    train_units, validation_units = (
         Pairs(unit_rows(p.questions, "questions"), unit_rows(p.answers, "answers")) for p in (train, validation)
     )
-    if config.around == "shrunken_question":
-        mean_question, mean_answer = train.questions.mean(axis=0), train.answers.mean(axis=0)
 
-        def shrunken(questions: np.ndarray) -> np.ndarray:
-            return mean_answer + config.share * (questions - mean_question)
+    @cache
+    def regression(shares: tuple[float, ...]) -> Baseline:
+        return ridge(train_units, validation_units, "ridge", shares=shares)
 
-        return _of_length(length, shrunken, shrunken(train.questions))
-    shares = (config.share,) if config.around == "ridge" else SHARES
-    chosen = ridge(train, validation, config.around, shares=shares)
-    found = _of_length(length, chosen.predict, _cross_fitted(train, chosen, config.folds, seed=seed))
-    return found._replace(shifts=config.around != "beyond_code")
+    match config.around:
+        case "nothing":
+            base = Base()
+        case "question":
+            base = Base(lambda questions: questions, train.questions)
+        case "shrunken_question":
+            mean_question, mean_answer = train_units.questions.mean(axis=0), train_units.answers.mean(axis=0)
+
+            def shrunken(questions: np.ndarray) -> np.ndarray:
+                return mean_answer + config.share * (questions - mean_question)
+
+            base = _of_length(length, shrunken, shrunken(train_units.questions))
+        case _:
+            chosen = regression((config.share,) if config.around == "ridge" else SHARES)
+            base = _of_length(length, chosen.predict, _cross_fitted(train_units, chosen, config.folds, seed=seed))
+    base = base._replace(shifts=config.around != "beyond_code")
+    if not (config.added_question or config.added_regression or config.removed_mean):
+        return base
+    mean = train_units.answers.mean(axis=0)
+
+    def added(questions: np.ndarray) -> np.ndarray:
+        asked = unit_rows(questions, "questions")
+        shares = config.added_question * asked - config.removed_mean * mean
+        if config.added_regression:
+            shares += config.added_regression * regression(SHARES).predict(asked)
+        return length * shares
+
+    return base._replace(afterwards=added)
 
 
 def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, "n teacher"]) -> Base:

@@ -127,9 +127,45 @@ def test_training_pairs_are_answered_by_the_regression_of_the_other_folds(pairs,
     assert cosine_similarity(found.cross_fitted, train.answers).mean() < in_sample - 0.01
 
 
-def test_a_fold_needs_others():
-    with pytest.raises(InputError, match=r"answer\.folds is 1"):
-        AnswerConfig(folds=1)
+SHARES_ADDED = {"added_question": 0.5, "added_regression": 2.0, "removed_mean": 0.2}
+
+
+@pytest.mark.parametrize("around", ["nothing", "ridge", "shared_ridge", "beyond_code"])
+def test_shares_are_added_once_the_cube_has_learned(pairs, codec, around):
+    """At the length of answers, whatever the questions' own is, and none of them while the cube learns."""
+    train, questions = Pairs(pairs[0].questions, 3 * pairs[0].answers), 5 * pairs[1].questions
+    plain, changed = (fit_base(train, pairs[1], AnswerConfig(around, **shares), seed=0) for shares in ({}, SHARES_ADDED))
+    before, after = (one.offsets(codec, questions) for one in (plain, changed))
+    np.testing.assert_array_equal(after.shift, before.shift)
+    regression = ridge(*pairs, "shared_ridge", shares=SHARES).predict(pairs[1].questions)
+    expected = 0.5 * pairs[1].questions + 2 * regression - 0.2 * pairs[0].answers.mean(axis=0)
+    np.testing.assert_allclose(after.remainder - before.remainder, 3 * expected, atol=1e-5)
+    for learned_from in zip(*(one.training_offsets(codec, train.questions) for one in (plain, changed)), strict=True):
+        np.testing.assert_array_equal(*learned_from)
+
+
+@pytest.mark.parametrize("name", SHARES_ADDED)
+def test_every_share_changes_a_run_s_answers_by_itself(pairs, codec, name):
+    lattice = LatticeConfig(GridConfig(2, 4, 5), CellConfig(visible=8, memory=8, hidden=16), steps=6, minimum_arrival=0)
+    parameters = cube.initialise(lattice, key=jax.random.key(0))
+
+    def answered(**shares: float) -> np.ndarray:
+        config = Config(lattice=lattice, answer=AnswerConfig(**shares), training=TrainingConfig(batch_size=8))
+        added = fit_base(*pairs, config.answer, seed=0)
+        return experiment.make_predictor(config, codec, None, base=added)(parameters, pairs[1].questions)
+
+    one, two = (answered(**{name: share}) - answered() for share in (0.3, 0.6))
+    assert np.linalg.norm(one, axis=1).min() > 0.01
+    np.testing.assert_allclose(two, 2 * one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("folds", 1), ("share", 1.5), ("added_question", -0.1), ("added_regression", -1.0), ("removed_mean", -0.1)],
+)
+def test_settings_that_can_t_be_are_named(setting, value):
+    with pytest.raises(InputError, match=rf"answer\.{setting} is {value}"):
+        AnswerConfig(**{setting: value})
 
 
 def test_validation_pairs_choose_the_penalty_alone(pairs):

@@ -114,11 +114,21 @@ class AnswerConfig:
     to every answer, and the regression of the answers themselves; 1 keeps all that tells answers apart."""
     folds: int = 10
     """Parts of the training pairs, each of which is answered by the regression of the others while the cube learns."""
+    added_question: float = 0.0
+    """How much of the question, at an answer's mean length, is added to every answer once the cube has learned. It tells
+    answers apart, and gives back what noise on the questions took while the cube learned."""
+    added_regression: float = 0.0
+    """How much of the answer of the best ridge regression around a share of the question is added then: two learners that err
+    apart are right together."""
+    removed_mean: float = 0.0
+    """How much of the mean training answer is taken away then. It is similar to all answers, so it tells none apart."""
 
     def __post_init__(self):
         require_kinds(self, "answer.")
         require(0 <= self.share <= 1, "answer.share", self.share, "a share in [0, 1]")
         require(self.folds >= 2, "answer.folds", self.folds, "at least 2")
+        for name in ("added_question", "added_regression", "removed_mean"):
+            require(getattr(self, name) >= 0, f"answer.{name}", getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
