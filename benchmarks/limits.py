@@ -24,6 +24,7 @@ import time  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from functools import cache, partial  # noqa: E402
+from itertools import product  # noqa: E402
 
 import tyro  # noqa: E402
 
@@ -32,6 +33,8 @@ from benchmarks.limit.experiments import (  # noqa: E402
     Cube,
     Row,
     Several,
+    Shares,
+    after_learning,
     beside,
     bottleneck,
     capacity,
@@ -74,6 +77,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
         "chatterbot": "chatterbot.py",
         "wordnet": "wordnet.py",
         "large cells": "large_cells.py",
+        "large cells of chatterbot": "large_cells_chatterbot.py",
     }
     whole = use_devices(load_config(ROOT / "configs" / configs[name]))
     # What is added to a cube's answers would hide how the cube itself does.
@@ -88,6 +92,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
 
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
 chatterbot, large_cells = partial(corpus, "chatterbot", 120, 20), partial(corpus, "large cells", 1200, 200)
+chatterbot_cells = partial(corpus, "large cells of chatterbot", 160, 20)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 SMALL_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 CUBE = {"cube": Cube()}
@@ -138,7 +143,8 @@ def place_wordnet() -> Iterator[Row]:
 def place_large_cells() -> Iterator[Row]:
     """Beside networks with the same settings; pairs are divided as for `place_wordnet`, whose baselines these are, too."""
     networks = {"one network": Several(1), "one network for the 25 numbers of a cell": Several(9)}
-    yield from place(large_cells(), {}, large_cells().divided(1, 400, 400), CUBE, networks, rates=(1e-3, 3e-3))
+    cosine_alone = {"loss.contrastive": 0.0}
+    yield from place(large_cells(), cosine_alone, large_cells().divided(1, 400, 400), CUBE, networks, rates=(1e-3, 3e-3))
 
 
 def maps_chatterbot() -> Iterator[Row]:
@@ -153,6 +159,29 @@ def maps_wordnet() -> Iterator[Row]:
     divisions = wordnet().divided(1, 400, 400)
     yield from place(wordnet(), {}, divisions, MAPPED, {}, rates=(1e-3, 3e-3))
     yield from beside(wordnet(), divisions)
+
+
+def shares(questions: tuple[float, ...], regressions: tuple[float, ...], means: tuple[float, ...]) -> Iterator[Shares]:
+    """All combinations."""
+    for regression, mean, question in product(regressions, means, questions):
+        yield Shares(added_question=question, added_regression=regression, removed_mean=mean)
+
+
+def shares_hundred() -> Iterator[Row]:
+    """Around the regression, which therefore isn't added once more."""
+    yield from after_learning(hundred(), hundred().sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2)))
+
+
+def shares_chatterbot() -> Iterator[Row]:
+    """Large cells around the question."""
+    grid = shares((0.0, 0.2, 0.4, 0.6, 0.8), (0.0, 2.0, 4.0), (0.0, 0.4))
+    yield from after_learning(chatterbot_cells(), chatterbot_cells().divided(3, 100, 100), grid)
+
+
+def shares_wordnet() -> Iterator[Row]:
+    """Large cells."""
+    grid = shares((0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 1.0, 2.0), (0.0, 0.4))
+    yield from after_learning(large_cells(), large_cells().divided(1, 400, 400), grid)
 
 
 EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
@@ -182,6 +211,9 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), SHARES, (0.03, 0.1, 0.3))),
     "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), SHARES, (0.03, 0.1))),
     "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), SMALL_SHARES, (0.01, 0.03))),
+    "shares-hundred": ("Shares added once the cube has learned, 'hundred'", shares_hundred),
+    "shares-chatterbot": ("Shares added once the cube has learned, chatterbot", shares_chatterbot),
+    "shares-wordnet": ("Shares added once the cube has learned, WordNet", shares_wordnet),
 }
 
 

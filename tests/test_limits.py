@@ -13,7 +13,7 @@ from small_cube import principal_codec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.limit.experiments import RATES, Corpus, Cube, Several, beside, place  # noqa: E402
+from benchmarks.limit.experiments import RATES, Corpus, Cube, Several, Shares, after_learning, beside, place  # noqa: E402
 from benchmarks.limit.learners import (  # noqa: E402
     answer_code,
     hidden_width,
@@ -34,10 +34,11 @@ from lattice_jax.config import (  # noqa: E402
     UpdateConfig,
 )
 from lattice_jax.config.overrides import with_settings  # noqa: E402
-from lattice_jax.evaluation.baselines import Pairs, fit_ridge, width_for  # noqa: E402
-from lattice_jax.evaluation.similarity import cosine_similarity, unit_rows  # noqa: E402
+from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, ridge, width_for  # noqa: E402
+from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows  # noqa: E402
 from lattice_jax.lattice import cube  # noqa: E402
 from lattice_jax.lattice.adapter import Codec  # noqa: E402
+from lattice_jax.stacking import fit_base  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +129,14 @@ def test_maps_at_the_faces_begin_as_the_plain_cube_and_learn_more_of_the_pairs(p
     assert mapped[-1]["train"] > plain[-1]["train"] > plain[0]["train"]
 
 
-def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_rate_of_each(pairs):
+@pytest.fixture(scope="module")
+def corpus(pairs) -> Corpus:
     train, validation = pairs
     material = SimpleNamespace(pairs={"train": train, "validation": validation}.__getitem__)
-    corpus = Corpus("any", SMALL, material, sixteen_numbers(train))  # pyright: ignore[reportArgumentType]
+    return Corpus("any", SMALL, material, sixteen_numbers(train))  # pyright: ignore[reportArgumentType]
+
+
+def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_rate_of_each(corpus):
     divisions = corpus.divided(2, 10, 20)
     several = {"one network": Several(1), "four networks": Several(4), "four larger ones": Several(4, size=3)}
     rows = list(place(corpus, {"training.question_noise": 0.1}, divisions, {"cube": Cube()}, several))
@@ -163,6 +168,33 @@ def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_r
         best = max(tried, key=lambda one: max(look["validation"] for look in one.looks))
         expected.append(cosine_similarity(best.predict(sides.judged_on.questions), sides.judged_on.answers).mean())
     assert rows[2]["similarity"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_shares_are_added_to_the_answers_of_the_cube_as_a_run_adds_them(corpus):
+    shares = Shares(added_question=0.5, added_regression=1.5, removed_mean=0.2)
+    divisions = corpus.divided(2, 10, 20)
+    rows = {row["answer"]: row for row in after_learning(corpus, divisions, [shares])}
+    assert list(rows) == ["question", "shared ridge", "mlp", "mlp equal", "cube"]
+    assert {name: rows["cube"][name] for name in Shares._fields} == shares._asdict()
+    settings = with_settings(SMALL, {f"answer.{name}": share for name, share in shares._asdict().items()}).answer
+    for name, answer in (
+        ("question", lambda sides, asked: asked),
+        ("shared ridge", lambda sides, asked: ridge(*sides[:2], "any", shares=SHARES).predict(asked)),
+        (
+            "cube",
+            lambda sides, asked: (
+                train_cube(SMALL, corpus.codec, *sides[:2]).predict(asked)
+                + fit_base(*sides[:2], settings, seed=0).afterwards(asked)
+            ),
+        ),
+    ):
+        expected = []
+        for sides in divisions:
+            judged_on = Pairs(*map(np.concatenate, zip(*sides[1:], strict=True)))
+            scores = score_pairs(answer(sides, judged_on.questions), judged_on.answers).mean(axis=0)
+            expected.append([scores[MEASURES.index(measure)] for measure in ("similarity", "mrr")])
+        found = [rows[name][measure] for measure in ("similarity", "mrr")]
+        np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
 
 
 def test_divisions_are_of_known_pairs_and_apart():

@@ -5,7 +5,7 @@ remain, the other pairs are divided anew, three times, into pairs to learn from,
 validation pairs judge. Where a choice among many is made (`place`), every corpus is divided anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.limit.learners import Trained, train_cube, train_networks
 from benchmarks.limit.linear import windowed_ridge, with_borrowed
 from lattice_jax.alignment import align
-from lattice_jax.config import Config
+from lattice_jax.config import AnswerConfig, Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, fit_baselines, ridge
 from lattice_jax.evaluation.names import spelled
@@ -22,6 +22,7 @@ from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import Material
+from lattice_jax.stacking import fit_base
 
 Row = dict[str, float | str]
 
@@ -242,6 +243,44 @@ def objective(corpus: Corpus, shares: tuple[float, ...], contrasts: tuple[float,
             yield {"answer": f"{name} + {share:g} question", **_both_measures(told, divisions)}
     for contrast in contrasts:
         yield {"answer": f"cube, contrastive {contrast:g}", **_both_measures(cubes(contrast), divisions)}
+
+
+class Shares(NamedTuple):
+    """How much of what is added to the cube's answers once it has learned; names and units are those of `AnswerConfig`."""
+
+    added_question: float = 0.0
+    added_regression: float = 0.0
+    removed_mean: float = 0.0
+
+
+def after_learning(corpus: Corpus, divisions: list[Sides], grid: Iterable[Shares]) -> Iterator[Row]:
+    """What shares of the question, of the best regression's answer and of the mean answer do to similarity and rank.
+
+    Judged on all pairs that nothing learned from, those that chose the cube's best look among them, because the more answers
+    there are to be told from, the nearer a rank is to that among the held-out ones.
+    """
+    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
+    judged = [s._replace(judged_on=Pairs(*map(np.concatenate, zip(s.chosen_on, s.judged_on, strict=True)))) for s in divisions]
+    fitted = [_fitted(sides.train, sides.chosen_on, parameters) for sides in divisions]
+    for name in ("question", "shared_ridge", "mlp", "mlp_equal"):
+        told = [of_one[name].predict(sides.judged_on.questions) for of_one, sides in zip(fitted, judged, strict=True)]
+        yield {"answer": spelled(name), **_both_measures(told, judged)}
+    plain = [
+        _trained(corpus, corpus.config, s).predict(of.judged_on.questions) for s, of in zip(divisions, judged, strict=True)
+    ]
+
+    def added(sides: Sides, name: str) -> np.ndarray:
+        base = fit_base(sides.train, sides.chosen_on, AnswerConfig(**{name: 1.0}), seed=corpus.config.seed)
+        return base.afterwards(sides.judged_on.questions)
+
+    # What is added grows with its share, so each is fitted once.
+    whole = [{name: added(sides, name) for name in Shares._fields} for sides in judged]
+    for shares in grid:
+        told = [
+            rows + sum(share * of_one[name] for name, share in shares._asdict().items())
+            for rows, of_one in zip(plain, whole, strict=True)
+        ]
+        yield {"answer": "cube", **shares._asdict(), **_both_measures(told, judged)}
 
 
 class Cube(NamedTuple):
