@@ -180,7 +180,7 @@ def shares_chatterbot() -> Iterator[Row]:
 
 def shares_wordnet() -> Iterator[Row]:
     """Large cells."""
-    grid = shares((0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 1.0, 2.0), (0.0, 0.4))
+    grid = shares((0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 1.5), (0.0, 0.4))
     yield from after_learning(large_cells(), large_cells().divided(1, 400, 400), grid)
 
 

@@ -33,7 +33,7 @@ CONFIG = Config(
         steps=8,
         update=UpdateConfig(rate=1.0),
     ),
-    answer=AnswerConfig(around="question", added_question=0.6, added_regression=4.0, removed_mean=0.4),
+    answer=AnswerConfig(around="question", added_question=0.8, added_regression=4.0, removed_mean=0.4),
     loss=LossConfig(surface_reconstruction=0.0, internal_consistency=0.0),
     optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-5),
     training=TrainingConfig(steps=160, batch_size=32, question_noise=0.5, evaluate_every=20, checkpoint_every=160, patience=0),
