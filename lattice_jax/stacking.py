@@ -13,7 +13,7 @@ it says. It doesn't learn against them: two learners that err apart are right to
 similarity to the right answer for being told apart from the others.
 """
 
-from functools import cache
+from functools import cached_property
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -61,46 +61,62 @@ class Base(NamedTuple):
         return Offsets(shift if self.shifts else np.zeros_like(shift), remainder)
 
 
+class _Regressions:
+    """Ridge regressions between the pairs at unit length, whose answers get back the length of embeddings, which codes have."""
+
+    def __init__(self, train: Pairs, validation: Pairs) -> None:
+        self.length = float(np.mean(np.linalg.norm(train.answers, axis=1)))
+        self.train, self._validation = (
+            Pairs(unit_rows(pairs.questions, "questions"), unit_rows(pairs.answers, "answers")) for pairs in (train, validation)
+        )
+
+    def around(self, *shares: float) -> Baseline:
+        """Around that share of the question, and with that penalty, which the validation pairs choose."""
+        return ridge(self.train, self._validation, "ridge", shares=shares)
+
+    @cached_property
+    def best(self) -> Baseline:
+        """Around any share."""
+        return self.around(*SHARES)
+
+
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
     """The base that `config` names; validation pairs choose a regression's penalty, and the share of a shared one."""
-    # Regressions learn from unit vectors; their answers get back the length of embeddings, which the code is made for.
-    length = float(np.mean(np.linalg.norm(train.answers, axis=1)))
-    train_units, validation_units = (
-        Pairs(unit_rows(p.questions, "questions"), unit_rows(p.answers, "answers")) for p in (train, validation)
-    )
+    regressions = _Regressions(train, validation)
+    added = _added(regressions, config) if config.added_question or config.added_regression or config.removed_mean else None
+    return _fit_around(train, regressions, config, seed=seed)._replace(afterwards=added)
 
-    @cache
-    def regression(shares: tuple[float, ...]) -> Baseline:
-        return ridge(train_units, validation_units, "ridge", shares=shares)
 
-    match config.around:
-        case "nothing":
-            base = Base()
-        case "question":
-            base = Base(lambda questions: questions, train.questions)
-        case "shrunken_question":
-            mean_question, mean_answer = train_units.questions.mean(axis=0), train_units.answers.mean(axis=0)
+def _fit_around(train: Pairs, regressions: _Regressions, config: AnswerConfig, *, seed: int) -> Base:
+    if config.around == "nothing":
+        return Base()
+    if config.around == "question":
+        return Base(lambda questions: questions, train.questions)
+    units, length = regressions.train, regressions.length
+    if config.around == "shrunken_question":
+        mean_question, mean_answer = units.questions.mean(axis=0), units.answers.mean(axis=0)
 
-            def shrunken(questions: np.ndarray) -> np.ndarray:
-                return mean_answer + config.share * (questions - mean_question)
+        def shrunken(questions: np.ndarray) -> np.ndarray:
+            return mean_answer + config.share * (questions - mean_question)
 
-            base = _of_length(length, shrunken, shrunken(train_units.questions))
-        case _:
-            chosen = regression((config.share,) if config.around == "ridge" else SHARES)
-            base = _of_length(length, chosen.predict, _cross_fitted(train_units, chosen, config.folds, seed=seed))
-    base = base._replace(shifts=config.around != "beyond_code")
-    if not (config.added_question or config.added_regression or config.removed_mean):
-        return base
-    mean = train_units.answers.mean(axis=0)
+        return _of_length(length, shrunken, shrunken(units.questions))
+    chosen = regressions.around(config.share) if config.around == "ridge" else regressions.best
+    found = _of_length(length, chosen.predict, _cross_fitted(units, chosen, config.folds, seed=seed))
+    return found._replace(shifts=config.around != "beyond_code")
+
+
+def _added(regressions: _Regressions, config: AnswerConfig) -> Predict:
+    """What is added to the answers of a cube that has learned, at the length of embeddings."""
+    mean = config.removed_mean * regressions.train.answers.mean(axis=0)
 
     def added(questions: np.ndarray) -> np.ndarray:
         asked = unit_rows(questions, "questions")
-        shares = config.added_question * asked - config.removed_mean * mean
+        shares = config.added_question * asked - mean
         if config.added_regression:
-            shares += config.added_regression * regression(SHARES).predict(asked)
-        return length * shares
+            shares += config.added_regression * regressions.best.predict(asked)
+        return regressions.length * shares
 
-    return base._replace(afterwards=added)
+    return added
 
 
 def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, "n teacher"]) -> Base:
