@@ -51,6 +51,9 @@ ARMS = (
     Arm("losses", "with-contrast", {"loss.contrastive": 0.1}),
     Arm("pool", "pool", {"pool.size": 64}),
     Arm("faces", "aligned-faces", {"adapter.layout": "aligned"}),
+    Arm("added once it has learned", "question-added", {"answer.added_question": 0.3}),
+    Arm("added once it has learned", "regression-added", {"answer.added_regression": 1.0}),
+    Arm("added once it has learned", "both-added", {"answer.added_question": 0.3, "answer.added_regression": 1.0}),
 )
 
 

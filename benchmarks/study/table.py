@@ -101,22 +101,27 @@ def markdown(rows: Sequence[Mapping[str, Any]], command: str) -> str:
         f"{spelled(name)} {one['similarity']:.3f} / {one['mrr']:.3f}" for name, one in rows[0]["baselines"].items()
     )
     lines += ["", f"Baselines on the same held-out pairs, similarity / MRR: {baselines}.", ""]
-    metrics = list(dict.fromkeys(name for row in rows for name in row["emergence"]))
-    if metrics:
-        arms = " | ".join(row["arm"] for row in rows)
+    if any(row["emergence"] for row in rows):
         lines += [
             f"Emergence, from {OBSERVED['emergence.probe_questions']} questions and {OBSERVED['emergence.untrained_cubes']} "
-            "untrained cubes a seed (a single run takes more of both: compare within this table). Mean over the seeds (z:",
-            "distance from the null models' mean, by the spread of their draws in a seed):",
+            "untrained cubes a seed (a single run takes more of both: compare within these tables). Mean over the seeds (z:",
+            "distance from the null models' mean, by the spread of their draws in a seed).",
             "",
-            f"| metric | {arms} |",
-            "|---|" + "---:|" * len(rows),
         ]
-        for name in metrics:
-            cells = [_emerged(row["emergence"].get(name)) for row in rows]
-            lines.append(f"| {spelled(name)} | {' | '.join(cells)} |")
-        lines.append("")
+        first, *others = rows
+        for study in dict.fromkeys(row["study"] for row in others or rows):
+            own = [row for row in others if row["study"] == study]
+            lines += [f"## Emergence: {study}", "", *_emergence_table([first, *own]), ""]
     return "\n".join([*lines, f"`{command}`", ""])
+
+
+def _emergence_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column for each arm."""
+    lines = [f"| metric | {' | '.join(row['arm'] for row in rows)} |", "|---|" + "---:|" * len(rows)]
+    for name in dict.fromkeys(name for row in rows for name in row["emergence"]):
+        cells = [_emerged(row["emergence"].get(name)) for row in rows]
+        lines.append(f"| {spelled(name)} | {' | '.join(cells)} |")
+    return lines
 
 
 def _spread(one: Mapping[str, float]) -> str:
