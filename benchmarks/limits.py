@@ -161,10 +161,9 @@ def maps_wordnet() -> Iterator[Row]:
     yield from beside(wordnet(), divisions)
 
 
-def shares(questions: tuple[float, ...], regressions: tuple[float, ...], means: tuple[float, ...]) -> Iterator[Shares]:
+def shares(questions: tuple[float, ...], regressions: tuple[float, ...], means: tuple[float, ...]) -> list[Shares]:
     """All combinations."""
-    for regression, mean, question in product(regressions, means, questions):
-        yield Shares(added_question=question, added_regression=regression, removed_mean=mean)
+    return [Shares(question, regression, mean) for regression, mean, question in product(regressions, means, questions)]
 
 
 def shares_hundred() -> Iterator[Row]:

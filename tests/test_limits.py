@@ -170,22 +170,27 @@ def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_r
     assert rows[2]["similarity"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
-def test_shares_are_added_to_the_answers_of_the_cube_as_a_run_adds_them(corpus):
+def test_shares_are_added_to_the_answers_of_cube_and_mlp_as_a_run_adds_them(corpus):
     shares = Shares(added_question=0.5, added_regression=1.5, removed_mean=0.2)
     divisions = corpus.divided(2, 10, 20)
-    rows = {row["answer"]: row for row in after_learning(corpus, divisions, [shares])}
-    assert list(rows) == ["question", "shared ridge", "mlp", "mlp equal", "cube"]
-    assert {name: rows["cube"][name] for name in Shares._fields} == shares._asdict()
+    rows = {
+        (row["answer"], row.get("added_question", 0.0)): row for row in after_learning(corpus, divisions, [Shares(), shares])
+    }
+    plain = [(name, 0.0) for name in ("question", "shared ridge", "mlp", "cube", "mlp equal")]
+    assert sorted(rows) == sorted([*plain, ("cube", 0.5), ("mlp equal", 0.5)])
+    assert {name: rows["cube", 0.5][name] for name in Shares._fields} == shares._asdict()
     settings = with_settings(SMALL, {f"answer.{name}": share for name, share in shares._asdict().items()}).answer
-    for name, answer in (
-        ("question", lambda sides, asked: asked),
-        ("shared ridge", lambda sides, asked: ridge(*sides[:2], "any", shares=SHARES).predict(asked)),
+
+    def of_the_cube(sides, asked):
+        return train_cube(SMALL, corpus.codec, *sides[:2]).predict(asked)
+
+    for row, answer in (
+        (rows["question", 0.0], lambda sides, asked: asked),
+        (rows["shared ridge", 0.0], lambda sides, asked: ridge(*sides[:2], "any", shares=SHARES).predict(asked)),
+        (rows["cube", 0.0], of_the_cube),
         (
-            "cube",
-            lambda sides, asked: (
-                train_cube(SMALL, corpus.codec, *sides[:2]).predict(asked)
-                + fit_base(*sides[:2], settings, seed=0).afterwards(asked)
-            ),
+            rows["cube", 0.5],
+            lambda sides, asked: of_the_cube(sides, asked) + fit_base(*sides[:2], settings, seed=0).afterwards(asked),
         ),
     ):
         expected = []
@@ -193,8 +198,8 @@ def test_shares_are_added_to_the_answers_of_the_cube_as_a_run_adds_them(corpus):
             judged_on = Pairs(*map(np.concatenate, zip(*sides[1:], strict=True)))
             scores = score_pairs(answer(sides, judged_on.questions), judged_on.answers).mean(axis=0)
             expected.append([scores[MEASURES.index(measure)] for measure in ("similarity", "mrr")])
-        found = [rows[name][measure] for measure in ("similarity", "mrr")]
-        np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
+        np.testing.assert_allclose([row[measure] for measure in ("similarity", "mrr")], np.mean(expected, axis=0), atol=1e-6)
+    assert rows["mlp equal", 0.5]["similarity"] != rows["mlp equal", 0.0]["similarity"]
 
 
 def test_divisions_are_of_known_pairs_and_apart():

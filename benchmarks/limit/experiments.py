@@ -5,8 +5,9 @@ remain, the other pairs are divided anew, three times, into pairs to learn from,
 validation pairs judge. Where a choice among many is made (`place`), every corpus is divided anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -253,21 +254,22 @@ class Shares(NamedTuple):
     removed_mean: float = 0.0
 
 
-def after_learning(corpus: Corpus, divisions: list[Sides], grid: Iterable[Shares]) -> Iterator[Row]:
+def after_learning(corpus: Corpus, divisions: list[Sides], grid: Sequence[Shares]) -> Iterator[Row]:
     """What shares of the question, of the best regression's answer and of the mean answer do to similarity and rank.
 
+    Added to the answers of the cube and, for they would serve any learner, of an MLP of its size.
     Judged on all pairs that nothing learned from, those that chose the cube's best look among them, because the more answers
     there are to be told from, the nearer a rank is to that among the held-out ones.
     """
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     judged = [s._replace(judged_on=Pairs(*map(np.concatenate, zip(s.chosen_on, s.judged_on, strict=True)))) for s in divisions]
     fitted = [_fitted(sides.train, sides.chosen_on, parameters) for sides in divisions]
-    for name in ("question", "shared_ridge", "mlp", "mlp_equal"):
-        told = [of_one[name].predict(sides.judged_on.questions) for of_one, sides in zip(fitted, judged, strict=True)]
-        yield {"answer": spelled(name), **_both_measures(told, judged)}
-    plain = [
-        _trained(corpus, corpus.config, s).predict(of.judged_on.questions) for s, of in zip(divisions, judged, strict=True)
-    ]
+
+    def told(learners: Iterable[Trained | Baseline]) -> list[np.ndarray]:
+        return [learner.predict(sides.judged_on.questions) for learner, sides in zip(learners, judged, strict=True)]
+
+    for name in ("question", "shared_ridge", "mlp"):
+        yield {"answer": spelled(name), **_both_measures(told(of_one[name] for of_one in fitted), judged)}
 
     def added(sides: Sides, name: str) -> np.ndarray:
         base = fit_base(sides.train, sides.chosen_on, AnswerConfig(**{name: 1.0}), seed=corpus.config.seed)
@@ -275,12 +277,16 @@ def after_learning(corpus: Corpus, divisions: list[Sides], grid: Iterable[Shares
 
     # What is added grows with its share, so each is fitted once.
     whole = [{name: added(sides, name) for name in Shares._fields} for sides in judged]
-    for shares in grid:
-        told = [
-            rows + sum(share * of_one[name] for name, share in shares._asdict().items())
-            for rows, of_one in zip(plain, whole, strict=True)
+    plain = {
+        "cube": told(_trained(corpus, corpus.config, sides) for sides in divisions),
+        "mlp equal": told(of_one["mlp_equal"] for of_one in fitted),
+    }
+    for (name, answers), shares in product(plain.items(), grid):
+        with_shares = [
+            rows + sum(share * of_one[part] for part, share in shares._asdict().items())
+            for rows, of_one in zip(answers, whole, strict=True)
         ]
-        yield {"answer": "cube", **shares._asdict(), **_both_measures(told, judged)}
+        yield {"answer": name, **shares._asdict(), **_both_measures(with_shares, judged)}
 
 
 class Cube(NamedTuple):
