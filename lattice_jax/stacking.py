@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lattice_jax.config import AnswerConfig
+from lattice_jax.config.learning import ADDED_AFTERWARDS
 from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, Predict, fit_ridge, ridge
 from lattice_jax.evaluation.similarity import unit_rows
 from lattice_jax.lattice.adapter import Codec
@@ -83,7 +84,7 @@ class _Regressions:
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
     """The base that `config` names; validation pairs choose a regression's penalty, and the share of a shared one."""
     regressions = _Regressions(train, validation)
-    added = _added(regressions, config) if config.added_question or config.added_regression or config.removed_mean else None
+    added = _added(regressions, config) if any(getattr(config, name) for name in ADDED_AFTERWARDS) else None
     return _fit_around(train, regressions, config, seed=seed)._replace(afterwards=added)
 
 

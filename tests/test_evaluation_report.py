@@ -16,9 +16,11 @@ from run_folder import SHAPE, STEPS, emergence_arrays, write_run
 from test_training_monitor import events
 
 from lattice_jax.config import Config, GridConfig, LatticeConfig, TrainingConfig
+from lattice_jax.config.overrides import with_settings
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.report import viewer
 from lattice_jax.evaluation.report.page import export_png, show_in_tensorboard, write_page
+from lattice_jax.evaluation.report.panels import learning_panels
 from lattice_jax.evaluation.report.record import (
     changed_settings,
     configuration_source,
@@ -152,6 +154,19 @@ def test_figures_show_the_numbers_of_the_record(panels):
     assert np.asarray(front) == pytest.approx(np.maximum(emergence_arrays()["question_read"], 0).T)
     (line,) = [line for line in drawn["learning_similarity"].axes[0].lines if len(line.get_xdata()) == 5]
     assert line.get_ydata() == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("rate", "share", "told"),
+    [
+        (1.0, 0.0, "Training batches and"),
+        (0.7, 0.0, "Training batches (with cells at rest by the mask) and"),
+        (1.0, 0.5, "Training batches (before anything is added) and"),
+    ],
+)
+def test_how_training_batches_are_answered_otherwise_is_said(whole, rate, share, told):
+    settings = with_settings(SETTINGS, {"lattice.update.rate": rate, "answer.removed_mean": share}).as_dict()
+    assert learning_panels(read_run(whole)._replace(settings=settings))[0].text.startswith(told)
 
 
 def test_recovery_is_drawn_as_the_summary_has_it(panels):

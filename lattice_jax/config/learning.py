@@ -100,6 +100,10 @@ class LossConfig:
         require(self.contrastive_temperature > 0, "loss.contrastive_temperature", self.contrastive_temperature, "above 0")
 
 
+ADDED_AFTERWARDS = ("added_question", "added_regression", "removed_mean")
+"""Settings of `AnswerConfig` that change the answers of a cube that has learned."""
+
+
 @dataclass(frozen=True)
 class AnswerConfig:
     """How the cube's output becomes the answer."""
@@ -127,7 +131,7 @@ class AnswerConfig:
         require_kinds(self, "answer.")
         require(0 <= self.share <= 1, "answer.share", self.share, "a share in [0, 1]")
         require(self.folds >= 2, "answer.folds", self.folds, "at least 2")
-        for name in ("added_question", "added_regression", "removed_mean"):
+        for name in ADDED_AFTERWARDS:
             require(getattr(self, name) >= 0, f"answer.{name}", getattr(self, name), "0 or more")
 
 

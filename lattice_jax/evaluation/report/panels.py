@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from lattice_jax.config.learning import ADDED_AFTERWARDS
 from lattice_jax.evaluation.names import spelled, titled
 from lattice_jax.evaluation.plots import BAR, BLUE, FAINT, INK, LOSSES, ORANGE, QUIET, curve, name_endings, series
 from lattice_jax.evaluation.report.drawing import (
@@ -63,6 +64,16 @@ def verdict_panels(run: Run) -> list[Panel]:
     ]
 
 
+def _apart(settings: dict) -> str:
+    """How what the cube says to training batches is unlike its answers to the validation pairs."""
+    ways = [
+        (settings["lattice"]["update"]["rate"] < 1, "with cells at rest by the mask"),
+        (any(settings["answer"].get(name) for name in ADDED_AFTERWARDS), "before anything is added"),
+    ]
+    told = ", ".join(way for holds, way in ways if holds)
+    return f" ({told})" if told else ""
+
+
 def learning_panels(run: Run) -> list[Panel]:
     """Similarity, retrieval and spread at the looks, the losses and their parts, and the adapter's learning."""
     rows, panels = run.rows, []
@@ -73,7 +84,7 @@ def learning_panels(run: Run) -> list[Panel]:
             Panel(
                 "learning_similarity",
                 "Similarity while learning",
-                "Training batches (with cells at rest by the mask) and validation pairs (all cells, expected update). Dashed: "
+                f"Training batches{_apart(run.settings)} and validation pairs (all cells, expected update). Dashed: "
                 "baselines on the same validation pairs"
                 + (f"; dotted: step {run.summary['best_step']}, whose parameters are kept." if run.summary else "."),
                 partial(_similarity, run, known),
