@@ -257,9 +257,9 @@ class Shares(NamedTuple):
 def after_learning(corpus: Corpus, divisions: list[Sides], grid: Sequence[Shares]) -> Iterator[Row]:
     """What shares of the question, of the best regression's answer and of the mean answer do to similarity and rank.
 
-    Added to the answers of the cube and, for they would serve any learner, of an MLP of its size.
-    Judged on all pairs that nothing learned from, those that chose the cube's best look among them, because the more answers
-    there are to be told from, the nearer a rank is to that among the held-out ones.
+    Added to the answers of the cube and, because they would serve any learner, of an MLP of its size. Judged on all pairs that
+    nothing learned from, those that chose the cube's best look among them: the more answers there are to be told from, the
+    nearer a rank is to that among the held-out ones.
     """
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     judged = [s._replace(judged_on=Pairs(*map(np.concatenate, zip(s.chosen_on, s.judged_on, strict=True)))) for s in divisions]
