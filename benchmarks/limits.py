@@ -2,10 +2,10 @@
 """What limits the cube: python benchmarks/limits.py [--only NAME ...] [--write]
 
 Data, curriculum, capacity, bottleneck, reach, optimisation, what stands in the cube's place, noise, objective and what is added
-once the cube has learned, each with an experiment of its own, on 'hundred' with MPNet, on English chatterbot and on 20,000 words of WordNet with MiniLM. Held-out pairs
-play no part. With --write the tables of the experiments that ran are renewed in benchmarks/results/limits.json and limits.md,
-each as soon as it is complete. About four hours on two cores, each experiment 1 to 60 minutes; WordNet needs Debian's
-wordnet-base, chatterbot the extra 'corpora'.
+once the cube has learned, each with an experiment of its own, on 'hundred' with MPNet, on English chatterbot and on 20,000
+words of WordNet with MiniLM. Held-out pairs play no part. With --write the tables of the experiments that ran are renewed in
+benchmarks/results/limits.json and limits.md, each as soon as it is complete. About four hours on two cores, each experiment 1
+to 60 minutes; WordNet needs Debian's wordnet-base, chatterbot the extra 'corpora'.
 """
 
 import sys
