@@ -18,7 +18,7 @@ test: $(VENV)/.development
 check: $(VENV)/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run -Werror lattice_jax/lattice/native/*.[ch]
+	$(BIN)/clang-format --dry-run -Werror lattice_jax/native/*.h lattice_jax/*/native/*.[ch]
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:

@@ -139,7 +139,7 @@ def use_devices(config: Config) -> Config:
     import joblib
 
     from lattice_jax.lattice.devices import cell_mesh, engine
-    from lattice_jax.lattice.native.build import library
+    from lattice_jax.lattice.native.engine import library
 
     wanted = config.lattice.devices or joblib.cpu_count()
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]

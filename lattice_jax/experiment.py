@@ -23,6 +23,7 @@ from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
 from lattice_jax.lattice.emergence.observe import on_one_device, stepped, trajectory
+from lattice_jax.lattice.native import engine as native
 from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base
 from lattice_jax.training.alerts import DETECTORS
@@ -30,7 +31,7 @@ from lattice_jax.training.checkpoint import Checkpoints
 from lattice_jax.training.loop import FitResult, TrainState, fit, initial_state, start_or_continue
 from lattice_jax.training.monitor import Monitor
 from lattice_jax.training.objectives import answer_from_pool, answer_questions
-from lattice_jax.training.schedule import make_optimizer
+from lattice_jax.training.schedule import Optimizer, make_optimizer
 
 OnLook = Callable[[Mapping[str, float]], None]
 """Told the figures of every look at the validation pairs; may end the training by an exception."""
@@ -123,6 +124,13 @@ def training_data(codec: Codec, train: Pairs, base: Base) -> dict[str, np.ndarra
     }
 
 
+def cube_optimizer(config: Config) -> Optimizer:
+    """What updates the cube's parameters, in compiled C where that also computes the cube."""
+    compiled = config.optimizer.fused and devices.engine(config.lattice) == "native"
+    threads = native.threads(config.lattice) if compiled else 0
+    return make_optimizer(config.optimizer, config.training.steps, decayed, native_threads=threads)
+
+
 def fit_cube(
     config: Config,
     material: Material,
@@ -134,7 +142,7 @@ def fit_cube(
 ) -> FitResult:
     """Train the cube on the training pairs, from the last checkpoint where the run's folder holds one."""
     checkpoints = Checkpoints(workdir / "checkpoints")
-    optimizer = make_optimizer(config.optimizer, config.training.steps, decayed)
+    optimizer = cube_optimizer(config)
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh, base=base)
     observe = make_observer(config, codec, validation.questions)

@@ -30,7 +30,6 @@ from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, initial_state
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
-from lattice_jax.training.schedule import make_optimizer
 
 _TEACHER_SPEED = ("batch_size", "cache_directory")
 """Settings of the teacher that leave its embeddings as they are."""
@@ -147,7 +146,7 @@ def _begin_from(start: Path, config: Config, workdir: Path, mesh: jax.sharding.M
         return
     template = abstract(experiment.initial_parameters(config, mesh))
     parameters = Checkpoints(start / "checkpoints").restore_best(template)
-    state = initial_state(parameters, make_optimizer(config.optimizer, config.training.steps, experiment.decayed))
+    state = initial_state(parameters, experiment.cube_optimizer(config))
     checkpoints.save(0, state, key=jax.random.key(config.seed), best=Best())
 
 

@@ -15,7 +15,8 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.errors import InputError
 from lattice_jax.lattice import cube, devices, propagate
 from lattice_jax.lattice.firing import firing, most_firings
-from lattice_jax.lattice.native import build, engine
+from lattice_jax.lattice.native import engine
+from lattice_jax.native import build
 
 WIDE = with_cell(SMALL, visible=16, memory=16, hidden=40, perception="moore")
 """Channels that fill whole vectors, a hidden width that leaves a remainder."""
@@ -211,25 +212,25 @@ def test_a_cube_that_it_cannot_compute_is_refused_with_the_fix():
 
 def test_a_missing_compiler_is_named_with_the_fix(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
-    build.library.cache_clear()
+    build.load.cache_clear()
     try:
         with pytest.raises(InputError, match=r"install gcc.*lattice\.engine scan"):
-            build.library()
+            engine.library()
     finally:
         monkeypatch.undo()
-        build.library.cache_clear()
+        build.load.cache_clear()
 
 
 def test_sources_that_do_not_compile_leave_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_OPTIONS", [*build._OPTIONS, "--no-such-option"])
-    build.library.cache_clear()
+    build.load.cache_clear()
     try:
         with pytest.raises(InputError, match="can't be compiled"):
-            build.library()
+            engine.library()
     finally:
         monkeypatch.undo()
-        build.library.cache_clear()
+        build.load.cache_clear()
     assert list((tmp_path / "lattice_jax").iterdir()) == []
 
 

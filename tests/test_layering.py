@@ -1,6 +1,6 @@
 """The arrows of the house: who may import whom, and how large a room may be.
 
-errors, config, records <- lattice | teachers | corpus <- training (reads lattice) <- evaluation (reads training)
+errors, config, records, native <- lattice | teachers | corpus <- training (reads lattice) <- evaluation (reads training)
 <- joining rooms <- bin
 """
 
@@ -11,7 +11,7 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent
 PACKAGE = "lattice_jax"
-GROUND = {"errors", "config", "records"}
+GROUND = {"errors", "config", "records", "native"}
 WINGS = {"lattice", "teachers", "corpus", "training", "evaluation"}
 JOINING = {
     "adaptation",
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "errors": set(),
     "records": {"errors"},
     "config": {"errors", "config"},
+    "native": {"errors", "native"},
     "lattice": {*GROUND, "lattice"},
     "teachers": {*GROUND, "teachers"},
     "corpus": {*GROUND, "corpus"},

@@ -70,3 +70,43 @@ def test_clipping_is_that_of_optax(size):
         of.update(gradients, of.init(gradients))[0] for of in (clip_by_global_norm(1.0), optax.clip_by_global_norm(1.0))
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), clipped, plain)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("decay_mask", [None, lambda tree: {name: leaf.ndim > 1 for name, leaf in tree.items()}])
+def test_compiled_update_is_that_of_optax(threads, decay_mask):
+    """Over steps with and without clipping, with more chunks than threads, and ends of chunks and vectors."""
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.1, gradient_clip=30.0)
+    params = {"bias": jnp.linspace(-1, 1, 5), "kernel": jax.random.normal(jax.random.key(0), (3, 70_001))}
+    plain, compiled = (make_optimizer(config, 9, decay_mask, native_threads=each) for each in (0, threads))
+    states = {each: (params, each.init(params)) for each in (plain, compiled)}
+    for step in range(4):
+        gradients = {
+            name: jax.random.normal(jax.random.key(step + 1), leaf.shape) * 10.0 ** (step - 3) for name, leaf in params.items()
+        }
+        norms = []
+        for each, (values, state) in states.items():
+            *states[each], norm = jax.jit(each.apply)(gradients, state, values)
+            norms.append(float(norm))
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+        assert (norms[0] > config.gradient_clip) == (step > 1)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), states[plain], states[compiled])
+
+
+@pytest.mark.parametrize("size", [0.0, np.inf, np.nan])
+def test_compiled_update_meets_zeros_and_non_finite_gradients_as_optax(size):
+    params = {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4)}
+    gradients = {"kernel": jnp.zeros((3, 4)).at[1, 2].set(size)}
+    plain, compiled = (
+        each.apply(gradients, each.init(params), params)
+        for each in (make_optimizer(CONFIG, 9, native_threads=n) for n in (0, 2))
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), plain, compiled)
+
+
+def test_compiled_update_does_not_depend_on_the_threads():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (7, 70_001))}
+    one, several = (
+        each.apply(params, each.init(params), params) for each in (make_optimizer(CONFIG, 9, native_threads=n) for n in (1, 4))
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, several)

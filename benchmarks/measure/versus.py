@@ -93,6 +93,9 @@ def settings(reference: Config) -> dict[str, Case]:
         "lattice.weight_gradients deferred": trained(with_lattice(reference, weight_gradients="deferred")),
         "lattice.weight_gradients immediate": trained(with_lattice(reference, weight_gradients="immediate")),
         "lattice.devices 1": trained(with_lattice(reference, devices=1)),
+        "optimizer.fused False": trained(
+            dataclasses.replace(reference, optimizer=dataclasses.replace(reference.optimizer, fused=False))
+        ),
     }
     for size in sorted({batch // 2, batch // 4} - {0}, reverse=True):
         divided = dataclasses.replace(reference.training, micro_batch=size)

@@ -25,7 +25,6 @@ from lattice_jax.lattice.native import engine as native
 from lattice_jax.material import gather
 from lattice_jax.training.loop import batch_indices, initial_state, make_train_step
 from lattice_jax.training.objectives import answer_questions, read_by_losses
-from lattice_jax.training.schedule import make_optimizer
 
 from . import operations
 from .cases import Case
@@ -119,7 +118,7 @@ def training(case: Case, text: Text) -> Workload:
     """The whole training step: masks, forward, three losses, backward, clipping, AdamW."""
     config = case.config
     mesh = devices.cell_mesh(config.lattice)
-    optimizer = make_optimizer(config.optimizer, config.training.steps, experiment.decayed)
+    optimizer = experiment.cube_optimizer(config)
     state = initial_state(experiment.initial_parameters(config, mesh), optimizer)
     objective = answer_questions(text.codec, config, mesh)
     step: Any = make_train_step(objective, optimizer, state, micro_batch=config.training.micro_batch)

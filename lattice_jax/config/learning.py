@@ -149,6 +149,9 @@ class OptimizerConfig:
     """Largest global gradient norm."""
     first_moment_decay: float = 0.9
     second_moment_decay: float = 0.99
+    fused: bool = True
+    """Whether clipping and AdamW are one compiled pass over the cube's parameters, where the native engine computes it; they
+    are optax's otherwise."""
 
     def __post_init__(self):
         require_kinds(self, "optimizer.")

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
@@ -27,6 +26,7 @@ from lattice_jax.config import TrainingConfig
 from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Best, Checkpoints, Receipt, abstract
 from lattice_jax.training.monitor import Monitor
+from lattice_jax.training.schedule import Optimizer
 
 
 class Objective(Protocol):
@@ -96,7 +96,7 @@ class NonFiniteLoss(NonFinite):
         )
 
 
-def initial_state(params: Any, optimizer: optax.GradientTransformation, memory: Any = None) -> TrainState:
+def initial_state(params: Any, optimizer: Optimizer, memory: Any = None) -> TrainState:
     """The state before the first step: moments lie where their parameters do, counters and memory on all devices of `params`.
 
     Optax creates counters on the default device; left there, the first step would move them and the second compile again.
@@ -133,7 +133,7 @@ def in_micro_batches(differentiate: Callable, params: Any, batch: dict[str, Arra
 
 def make_train_step(
     objective: Objective | RememberingObjective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     like: TrainState,
     *,
     micro_batch: int = 0,
@@ -161,11 +161,8 @@ def make_train_step(
         else:
             found = differentiate(state.params, batch, state.memory, key=drawn)
         (loss, (metrics, memory)), gradients = found
-        # optax multiplies floats by integer counts, which strict promotion forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **metrics}
+        params, optimizer_state, norm = optimizer.apply(gradients, state.optimizer_state, state.params)
+        metrics = {"loss": loss, "gradient_norm": norm, **metrics}
         if gradient_metrics:
             metrics |= gradient_metrics(gradients)
         return TrainState(params, optimizer_state, state.step + 1, memory), metrics
@@ -257,7 +254,7 @@ def fit(
     state: TrainState,
     *,
     objective: Objective | RememberingObjective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     data: dict[str, np.ndarray],
     config: TrainingConfig,
     key: PRNGKeyArray,

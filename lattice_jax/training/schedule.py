@@ -2,20 +2,33 @@
 
 Contract: `learning_rate_schedule(config, steps)` is linear from 0 to the peak over the warm-up, then a half cosine that ends
 on the final rate at `steps`; a run no longer than its warm-up stays on the linear part. `make_optimizer` clips by the global
-norm first, so that one bad batch can't fill Adam's moments.
+norm first, so that one bad batch can't fill Adam's moments. Its `apply` is the whole update, compiled where that is asked for;
+both ways give the same from the same state.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from lattice_jax.config import OptimizerConfig
+from lattice_jax.training.native.update import clipped_adamw
 
 DecayMask = Callable[[Any], Any]
 """Parameters to a tree of booleans of the same structure: True where weight decay applies."""
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation, with the whole update as one function."""
+
+    init: optax.TransformInitFn
+    update: optax.TransformUpdateExtraArgsFn
+    apply: Callable[[Any, Any, Any], tuple[Any, Any, Float[Array, ""]]]
+    """Gradients, state and parameters to the next parameters, the next state, and the gradients' norm before clipping."""
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -29,20 +42,30 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, decay_mask: DecayMask | None = None
-) -> optax.GradientTransformationExtraArgs:
+    config: OptimizerConfig, steps: int, decay_mask: DecayMask | None = None, *, native_threads: int = 0
+) -> Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101) on gradients clipped by their global norm.
 
-    `decay_mask` chooses the parameters that weight decay shrinks; None takes them all.
+    `decay_mask` chooses the parameters that weight decay shrinks; None takes them all. With `native_threads`, so many make the
+    update in compiled C, for float32 parameters on one CPU device.
     """
-    adamw = optax.adamw(
-        learning_rate_schedule(config, steps),
-        b1=config.first_moment_decay,
-        b2=config.second_moment_decay,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
-    return optax.chain(clip_by_global_norm(config.gradient_clip), adamw)
+    rate = learning_rate_schedule(config, steps)
+    b1, b2 = config.first_moment_decay, config.second_moment_decay
+    adamw = optax.adamw(rate, b1=b1, b2=b2, weight_decay=config.weight_decay, mask=decay_mask)
+    chain = optax.chain(clip_by_global_norm(config.gradient_clip), adamw)
+    apply = partial(_apply, chain)
+    if native_threads:
+        mask = decay_mask or (lambda params: jax.tree.map(lambda _: True, params))
+        apply = partial(clipped_adamw, config=config, rate=rate, decay_mask=mask, threads=native_threads)
+    return Optimizer(chain.init, chain.update, apply)
+
+
+def _apply(chain: optax.GradientTransformationExtraArgs, gradients: Any, state: Any, params: Any):
+    """`Optimizer.apply` by optax."""
+    # optax multiplies floats by integer counts, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = chain.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, optax.tree.norm(gradients)
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:

@@ -124,6 +124,44 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
   }
 }
 
+/* What the next cell's update, its gating, its neighbour weights and its message will read first, and write, asked for while
+   this one's are at work. */
+static inline void ask_for_update(const Pass* pass, long t, const Scratch* scratch) {
+  const long narrow = pass->lattice->batch * pass->lattice->channels, start = scratch->next * narrow;
+  const Version then = version(pass, t, scratch->next, scratch);
+  const float* read[] = {then.perceived, then.proposed, then.forget, then.visible, then.memory};
+  for (int i = 0; i < 5; i++) ask_for(read[i], narrow);
+  ask_for(pass->visible_gradient + start, narrow);
+  ask_for(pass->memory_gradient + start, narrow);
+  ask_for(pass->perceived_gradient + start, narrow);
+}
+
+static inline void ask_for_gating(const Pass* pass, long t, const Scratch* scratch) {
+  const Lattice* lattice = pass->lattice;
+  const long wide = lattice->batch * lattice->hidden;
+  const Version then = version(pass, t, scratch->next, scratch);
+  ask_for(then.content, wide);
+  ask_for(pass->gate_gradient + scratch->next * wide, wide);
+  if (!lattice->deferred) return;
+  ask_for(then.gated, wide);
+  ask_for(then.to_proposed, lattice->batch * lattice->channels);
+}
+
+static inline void ask_for_neighbours(const Pass* pass, const Scratch* scratch) {
+  const long* sizes = pass->lattice->sizes;
+  ask_for(gradient(pass, GATE, scratch->next), sizes[GATE]);
+  ask_for(gradient(pass, PERCEPTION, scratch->next), sizes[PERCEPTION]);
+  ask_for(weight(pass, GATE, scratch->next), sizes[GATE]);
+}
+
+static inline void ask_for_message(const Pass* pass, long t, const Scratch* scratch) {
+  const long narrow = pass->lattice->batch * pass->lattice->channels;
+  const Version then = version(pass, t, scratch->next, scratch);
+  ask_for(then.message, pass->lattice->batch * pass->lattice->hidden);
+  ask_for(then.visible, narrow);
+  ask_for(then.memory, narrow);
+}
+
 static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
@@ -131,6 +169,7 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   if (!lattice->kept) propose(pass, t, cell, scratch);
   update_backward(pass, t, cell, held, arriving);
+  ask_for_update(pass, t, scratch);
 
   float* to_memory = pass->memory_gradient + narrow;
   affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, arriving.forget, scratch->change, scratch);
@@ -140,6 +179,7 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
   affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
   float* to_gate = pass->gate_gradient + wide;
+  ask_for_gating(pass, t, scratch);
 #pragma GCC ivdep
   for (long i = 0; i < batch * hidden; i++) {
     arriving.gated[i] = scratch->active[i] * scratch->gate[i];
@@ -153,6 +193,7 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
       neighbour_product(batch, hidden, to_gate, version(pass, t, other, scratch).sent, gradient(pass, GATE, cell) + k * hidden);
   }
 
+  ask_for_neighbours(pass, scratch);
   float* to_perceived = pass->perceived_gradient + narrow;
   affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, arriving.content, scratch->change, scratch);
   join(batch, channels, held.perceived, held.memory, scratch->both);
@@ -173,6 +214,7 @@ static void message_backward(const Pass* pass, long t, long cell, Scratch* scrat
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, wide = batch * hidden;
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   float* to_sent = pass->sent_gradient + cell * wide;
+  ask_for_message(pass, t, scratch);
   gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
   normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, to_sent,
                      gradient(pass, GATE_SCALE, cell));

@@ -6,6 +6,7 @@ one device, in float32. A cell whose firing is 0 for all samples in a step costs
 
 import ctypes
 import functools
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import jax
@@ -18,9 +19,9 @@ from jaxtyping import Array, Float
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import cell, grid
 from lattice_jax.lattice.cell import Parameters
-from lattice_jax.lattice.native.build import library
 from lattice_jax.lattice.step import Field, State
 from lattice_jax.lattice.surface import face_mask
+from lattice_jax.native import build
 
 _LARGEST_DEFERRED = 16
 """Batch size up to which matrix gradients are deferred by themselves. What that saves does not depend on the batch, what it
@@ -29,6 +30,16 @@ disagree (6 % slower to 7 % faster), so the smaller memory decides. `benchmarks/
 
 _SHARE_OF_MEMORY = 8
 """Stored values may take one part in so many of the machine's memory."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled pass; raises InputError where there is no compiler."""
+    return build.load(Path(__file__).parent, ("lattice_answer", "lattice_forward", "lattice_backward"))
+
+
+def threads(config: LatticeConfig) -> int:
+    """How many compute: `lattice.devices`, or as many as the process may have cores."""
+    return config.devices or joblib.cpu_count()
 
 
 class Pass(NamedTuple):
@@ -62,7 +73,7 @@ class Pass(NamedTuple):
         """In the order of `enum Setting` in handlers.c."""
         config = self.config
         values = [self.cells, self.batch, config.cell.visible, cell.hidden_width(config.cell)]
-        values += [self.steps, config.devices or joblib.cpu_count(), config.injection == "held", config.update.residual]
+        values += [self.steps, threads(config), config.injection == "held", config.update.residual]
         values += [config.update.bound == "tanh", self.keeps, self.defers]
         values += [len(grid.offsets(config.cell.perception)), len(grid.offsets(config.cell.gate)), self.fires_batch]
         values += [self.started, self.cells // int(np.prod(cell.sharing_shape(self.config)))]

@@ -3,8 +3,8 @@
    Contract: the Python side (engine.py) passes what the comments at `read_lattice` name, in that order and
    with sizes that it asked `native_sizes` for. */
 
+#include "foreign.h"
 #include "lattice.h"
-#include "xla/ffi/api/c_api.h"
 
 /* The whole numbers that describe a pass, in the order in which Python passes them. */
 enum Setting {
@@ -73,17 +73,6 @@ void native_sizes(const int32_t* settings, int64_t* sizes) {
   sizes[3] = version_size(&lattice);
 }
 
-static void* argument(const XLA_FFI_CallFrame* frame, int index) { return ((XLA_FFI_Buffer*)frame->args.args[index])->data; }
-
-static void* result(const XLA_FFI_CallFrame* frame, int index) { return ((XLA_FFI_Buffer*)frame->rets.rets[index])->data; }
-
-static long result_size(const XLA_FFI_CallFrame* frame, int index) {
-  const XLA_FFI_Buffer* buffer = frame->rets.rets[index];
-  long size = 1;
-  for (int64_t axis = 0; axis < buffer->rank; axis++) size *= buffer->dims[axis];
-  return size;
-}
-
 enum Argument {
   SETTINGS_ARGUMENT,
   EPSILON,
@@ -120,23 +109,6 @@ static Lattice read_lattice(const XLA_FFI_CallFrame* frame) {
   }
   for (int name = 0; name < PARAMETERS; name++) lattice.weights[name] = argument(frame, WEIGHTS + name);
   return lattice;
-}
-
-/* XLA asks once, before the first call, which version of its interface this is built for. */
-static int answers_query(const XLA_FFI_CallFrame* frame) {
-  const XLA_FFI_Extension_Base* extension = frame->extension_start;
-  if (!extension || extension->type != XLA_FFI_Extension_Metadata) return 0;
-  XLA_FFI_Metadata* metadata = ((const XLA_FFI_Metadata_Extension*)extension)->metadata;
-  metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-  metadata->api_version.minor_version = XLA_FFI_API_MINOR;
-  return 1;
-}
-
-static XLA_FFI_Error* report(const XLA_FFI_CallFrame* frame, const char* problem) {
-  if (!problem) return NULL;
-  XLA_FFI_Error_Create_Args error = {
-      .struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE, .message = problem, .errc = XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
-  return frame->api->XLA_FFI_Error_Create(&error);
 }
 
 /* Results: visible, memory, squares, workspace. */

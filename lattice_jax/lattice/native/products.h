@@ -103,6 +103,11 @@ typedef struct {
 
 enum { LINE = 64 / sizeof(float) };
 
+/* Asks for a whole block. Few lines at a time: where a product follows, `Upcoming` spreads them over its rounds. */
+static inline void ask_for(const float* block, long size) {
+  for (long i = 0; i < size; i += LINE) __builtin_prefetch(block + i, 0, 2);
+}
+
 /* Defines `NAME`, which computes one tile of C, held in registers over the whole depth: `rows` rows of `vectors` vectors of
    TYPE. Both numbers are literals at every call. */
 #define DEFINE_TILE(NAME, TYPE)                                                                                               \
@@ -154,12 +159,70 @@ static inline __attribute__((always_inline)) void strip(Tile* compute, const int
     compute(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
 }
 
+typedef int64_t Pairs __attribute__((vector_size(4 * LANES)));
+
+/* All lanes from two floats, in turns. */
+static inline __attribute__((always_inline)) Vector repeat_pair(const float* from) {
+  int64_t pair;
+  memcpy(&pair, from, sizeof pair);
+  return (Vector)((Pairs){0} + pair);
+}
+
+/* C = A B where B has the width of half a vector and rows of A lie in one piece: two steps of the depth are added up side by
+   side, in the even and in the odd lanes. */
+static inline __attribute__((always_inline)) void paired_tile(const int rows, long depth, Operand a, const float* b, float* c,
+                                                              Upcoming* upcoming) {
+  enum { WIDTH = LANES / 2 };
+  Lanes side_by_side, even, odd;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < LANES; lane++) {
+    side_by_side[lane] = lane / 2 + lane % 2 * WIDTH;
+    even[lane] = 2 * lane % LANES;
+    odd[lane] = (2 * lane + 1) % LANES;
+  }
+  const int lines = upcoming->lines;
+  const float* coming = upcoming->next;
+  const long step = coming < upcoming->end ? lines * LINE : 0;
+  Vector sum[TILE_ROWS];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++) sum[r] = (Vector){0};
+  for (long k = 0; k < depth; k += 2) {
+    __builtin_prefetch(coming, 0, 2);
+    if (lines > 1) __builtin_prefetch(coming + LINE, 0, 2);
+    coming += step;
+    const Vector right = __builtin_shuffle(load(b + k * WIDTH), side_by_side);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) sum[r] += repeat_pair(a.values + r * a.row + k) * right;
+  }
+  upcoming->next = coming;
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++) {
+    const Vector added = __builtin_shuffle(sum[r], even) + __builtin_shuffle(sum[r], odd);
+    memcpy(c + r * WIDTH, &added, sizeof(Half));
+  }
+}
+
+static inline int suits_pairs(long rows, long columns, long depth, Operand a, long b_row, long c_row) {
+  return columns == LANES / 2 && b_row == columns && c_row == columns && a.column == 1 && depth % 2 == 0 && rows % 2 == 0;
+}
+
+static inline int lines_a_round(Upcoming upcoming, long rounds) {
+  return (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
+}
+
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
 static void multiply(long rows, long columns, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
                      const float* bias, int accumulate, Upcoming upcoming) {
   const long rounds = (columns + 2 * LANES - 1) / (2 * LANES) * ((rows + TILE_ROWS - 1) / TILE_ROWS) * depth;
-  upcoming.lines = (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
+  upcoming.lines = lines_a_round(upcoming, rounds);
   long j = 0;
+  if (!accumulate && !bias && suits_pairs(rows, columns, depth, a, b_row, c_row)) {
+    upcoming.lines = lines_a_round(upcoming, rounds / 2);
+    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, a.values += TILE_ROWS * a.row, c += TILE_ROWS * c_row)
+      paired_tile(TILE_ROWS, depth, a, b, c, &upcoming);
+    for (; rows; rows -= 2, a.values += 2 * a.row, c += 2 * c_row) paired_tile(2, depth, a, b, c, &upcoming);
+    return;
+  }
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
     strip(tile, 2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   for (; j + LANES <= columns; j += LANES)

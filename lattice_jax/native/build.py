@@ -1,6 +1,6 @@
-"""Compiles the C sources beside this file for this machine, once, and hands their functions to XLA.
+"""Compiles C sources for this machine, once, and hands their functions to XLA.
 
-Contract: `library()` returns the loaded library, with its handlers registered. It is kept under the user's cache folder by the
+Contract: `load` returns the loaded library, with its handlers registered. It is kept under the user's cache folder by the
 hash of all that it depends on (sources, compiler, processor, jaxlib), so it is never out of date. Without a working C compiler
 it raises `InputError`; nothing slower is taken instead.
 """
@@ -20,9 +20,7 @@ import jax
 
 from lattice_jax.errors import InputError
 
-HANDLERS = ("lattice_answer", "lattice_forward", "lattice_backward")
-
-_SOURCES = ("propagation.c", "handlers.c")
+_SHARED = Path(__file__).parent
 _OPTIONS = ["-std=gnu11", "-O3", "-march=native", "-fPIC", "-shared", "-pthread"]
 # Sums may be reordered, so that they use vectors; infinities and NaN keep their meaning, so that a diverging run is seen.
 _OPTIONS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
@@ -51,28 +49,22 @@ def _run(command: list[str]) -> str:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled functions, ready for `jax.ffi.ffi_call`."""
-    folder = Path(__file__).parent
-    command = [*shlex.split(os.environ.get("CC", "gcc")), *_OPTIONS, *_WHOLE_VECTORS, "-isystem", jax.ffi.include_dir()]
-    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.[ch]")))
-    parts = [
-        sources,
-        *(
-            part.encode()
-            for part in [*command[:-1], _run([command[0], "--version"]), _processor(), importlib.metadata.version("jaxlib")]
-        ),
-    ]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+def load(folder: Path, handlers: tuple[str, ...]) -> ctypes.CDLL:
+    """The functions of a folder's C files, `handlers` of them ready for `jax.ffi.ffi_call`."""
+    command = [*shlex.split(os.environ.get("CC", "gcc")), *_OPTIONS, *_WHOLE_VECTORS]
+    parts = [path.read_bytes() for place in (_SHARED, folder) for path in sorted(place.glob("*.[ch]"))]
+    described = [*command, _run([command[0], "--version"]), _processor(), importlib.metadata.version("jaxlib")]
+    digest = hashlib.sha256(b"\0".join([*parts, *(each.encode() for each in described)])).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lattice_jax"
-    compiled = cache / f"lattice-{digest}.so"
+    compiled = cache / f"{folder.parent.name}-{digest}.so"
     if not compiled.exists():
         cache.mkdir(parents=True, exist_ok=True)
+        included = ["-I", str(_SHARED), "-isystem", jax.ffi.include_dir()]
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             output = Path(temporary) / compiled.name
-            _run([*command, "-o", str(output), *(str(folder / name) for name in _SOURCES), "-lm"])
+            _run([*command, *included, "-o", str(output), *map(str, sorted(folder.glob("*.c"))), "-lm"])
             output.replace(compiled)
     loaded = ctypes.CDLL(str(compiled))
-    for name in HANDLERS:
+    for name in handlers:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")
     return loaded

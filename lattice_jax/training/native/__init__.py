@@ -1,0 +1,1 @@
+"""The parameter update compiled from C for the CPU at hand."""
