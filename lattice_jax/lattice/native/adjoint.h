@@ -124,8 +124,8 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
   }
 }
 
-/* What the next cell's update, its gating, its neighbour weights and its message will read first, and write, asked for while
-   this one's are at work. */
+/* What the next cell's update, its gating, its neighbours' weights and its message will read first, or write, is asked for
+   while this cell's are at work. */
 static inline void ask_for_update(const Pass* pass, long t, const Scratch* scratch) {
   const long narrow = pass->lattice->batch * pass->lattice->channels, start = scratch->next * narrow;
   const Version then = version(pass, t, scratch->next, scratch);

@@ -14,6 +14,8 @@
 
 enum { CHUNK = 1 << 16, GROUP = 1 << 12 };
 
+enum Argument { SETTINGS, WEIGHT_DECAY, THREADS, GRADIENTS };
+
 /* In the order in which Python passes them. */
 typedef struct {
   float largest_norm, first_decay, second_decay, first_correction, second_correction, epsilon, learning_rate;
@@ -26,20 +28,25 @@ typedef struct {
   long size;
 } Leaf;
 
+/* A piece of a leaf, and the sum of the squares of its gradient. */
+typedef struct {
+  const Leaf* leaf;
+  long start, size;
+  double squares;
+} Chunk;
+
 typedef struct {
   const Settings* settings;
-  const Leaf* leaves;
-  const int32_t* leaf_of; /* [chunks] */
-  const long* start_of;   /* [chunks], in their leaf */
-  double* squares;        /* [chunks] */
-  long chunks;
-  float* norm;
+  Chunk* chunks;
+  long count;
   atomic_long measured, updated; /* chunks that a thread has taken */
   pthread_barrier_t all_measured;
 } Update;
 
 /* In float32 within a group, so few that nothing is lost that counts. */
-static double sum_of_squares(const float* values, long size) {
+static double sum_of_squares(const Chunk* chunk) {
+  const float* values = chunk->leaf->gradient + chunk->start;
+  const long size = chunk->size;
   double total = 0;
   for (long start = 0; start < size; start += GROUP) {
     const long end = size - start < GROUP ? size : start + GROUP;
@@ -50,9 +57,19 @@ static double sum_of_squares(const float* values, long size) {
   return total;
 }
 
-static void step(const Settings* settings, const Leaf* leaf, long start, long size, float clipped) {
+static float norm_of(const Update* update) {
+  double squares = 0;
+  for (long c = 0; c < update->count; c++) squares += update->chunks[c].squares;
+  return (float)sqrt(squares);
+}
+
+static void step(const Settings* settings, const Chunk* chunk, float clipped) {
+  const Leaf* leaf = chunk->leaf;
+  const long start = chunk->start, size = chunk->size;
   const float* restrict gradient = leaf->gradient + start;
-  float* restrict values = leaf->values + start, * restrict first = leaf->first + start, * restrict second = leaf->second + start;
+  float* restrict values = leaf->values + start;
+  float* restrict first = leaf->first + start;
+  float* restrict second = leaf->second + start;
   const float b1 = settings->first_decay, b2 = settings->second_decay, epsilon = settings->epsilon;
   const float rate = settings->learning_rate, decay = leaf->weight_decay;
   const float first_scale = 1 / settings->first_correction, second_scale = 1 / settings->second_correction;
@@ -67,67 +84,57 @@ static void step(const Settings* settings, const Leaf* leaf, long start, long si
 
 static void* work(void* argument) {
   Update* update = argument;
-  const Leaf* leaves = update->leaves;
-  for (long c; (c = atomic_fetch_add(&update->measured, 1)) < update->chunks;) {
-    const Leaf* leaf = leaves + update->leaf_of[c];
-    const long start = update->start_of[c], size = leaf->size - start < CHUNK ? leaf->size - start : CHUNK;
-    update->squares[c] = sum_of_squares(leaf->gradient + start, size);
-  }
+  for (long c; (c = atomic_fetch_add(&update->measured, 1)) < update->count;)
+    update->chunks[c].squares = sum_of_squares(update->chunks + c);
   pthread_barrier_wait(&update->all_measured);
-  double squares = 0;
-  for (long c = 0; c < update->chunks; c++) squares += update->squares[c];
-  const float norm = (float)sqrt(squares), ratio = update->settings->largest_norm / norm;
-  const float clipped = ratio >= 1 ? 1 : ratio; /* NaN stays NaN */
-  for (long c; (c = atomic_fetch_add(&update->updated, 1)) < update->chunks;) {
-    const Leaf* leaf = leaves + update->leaf_of[c];
-    const long start = update->start_of[c], size = leaf->size - start < CHUNK ? leaf->size - start : CHUNK;
-    step(update->settings, leaf, start, size, clipped);
-  }
-  *update->norm = norm;
+  const float ratio = update->settings->largest_norm / norm_of(update), clipped = ratio >= 1 ? 1 : ratio; /* NaN stays NaN */
+  for (long c; (c = atomic_fetch_add(&update->updated, 1)) < update->count;)
+    step(update->settings, update->chunks + c, clipped);
   return NULL;
+}
+
+static Leaf read_leaf(const XLA_FFI_CallFrame* frame, int index, int leaves) {
+  const int gradient = GRADIENTS + index, values = 1 + index;
+  return (Leaf){.gradient = argument(frame, gradient),
+                .values = result(frame, values),
+                .first = result(frame, values + leaves),
+                .second = result(frame, values + 2 * leaves),
+                .weight_decay = ((const float*)argument(frame, WEIGHT_DECAY))[index],
+                .size = argument_size(frame, gradient)};
+}
+
+static void run(Update* update, pthread_t* handles, int threads) {
+  pthread_barrier_init(&update->all_measured, NULL, threads);
+  for (int i = 1; i < threads; i++)
+    if (pthread_create(&handles[i], NULL, work, update) != 0) abort(); /* those that run still use this memory */
+  work(update);
+  for (int i = 1; i < threads; i++) pthread_join(handles[i], NULL);
+  pthread_barrier_destroy(&update->all_measured);
 }
 
 /* Arguments: settings, weight decay of every leaf, threads; then the gradients of all leaves, their values, first and second
    moments. Results: the norm of the gradients; then values, first and second moments, in place of those. */
 XLA_FFI_Error* adamw_update(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
-  enum { GRADIENTS = 3 };
-  const long count = (frame->args.size - GRADIENTS) / 4;
-  const float* weight_decay = argument(frame, 1);
-  const int threads = *(const int32_t*)argument(frame, 2);
-  long chunks = 0;
-  for (long l = 0; l < count; l++) chunks += (argument_size(frame, GRADIENTS + l) + CHUNK - 1) / CHUNK;
+  const int count = (int)(frame->args.size - GRADIENTS) / 4, threads = *(const int32_t*)argument(frame, THREADS);
+  long most = 0;
+  for (int l = 0; l < count; l++) most += argument_size(frame, GRADIENTS + l) / CHUNK + 1;
   Leaf* leaves = malloc(sizeof(Leaf) * count);
-  int32_t* leaf_of = malloc(sizeof(int32_t) * (chunks + 1));
-  long* start_of = malloc(sizeof(long) * (chunks + 1));
-  double* squares = malloc(sizeof(double) * (chunks + 1));
+  Chunk* chunks = malloc(sizeof(Chunk) * most);
   pthread_t* handles = malloc(sizeof(pthread_t) * threads);
-  const char* problem =
-      leaves && leaf_of && start_of && squares && handles ? NULL : "there is no memory for the tables of the update";
+  const char* problem = leaves && chunks && handles ? NULL : "there is no memory for the tables of the update";
   if (!problem) {
-    long chunk = 0;
-    for (long l = 0; l < count; l++) {
-      leaves[l] = (Leaf){.gradient = argument(frame, GRADIENTS + l),
-                         .values = result(frame, 1 + l),
-                         .first = result(frame, 1 + count + l),
-                         .second = result(frame, 1 + 2 * count + l),
-                         .weight_decay = weight_decay[l],
-                         .size = argument_size(frame, GRADIENTS + l)};
-      for (long start = 0; start < leaves[l].size; start += CHUNK, chunk++)
-        leaf_of[chunk] = (int32_t)l, start_of[chunk] = start;
+    Update update = {.settings = argument(frame, SETTINGS), .chunks = chunks};
+    for (int l = 0; l < count; l++) {
+      leaves[l] = read_leaf(frame, l, count);
+      for (long start = 0, left = leaves[l].size; left > 0; start += CHUNK, left -= CHUNK)
+        chunks[update.count++] = (Chunk){leaves + l, start, left < CHUNK ? left : CHUNK, 0};
     }
-    Update update = {argument(frame, 0), leaves, leaf_of, start_of, squares, chunks, result(frame, 0)};
-    pthread_barrier_init(&update.all_measured, NULL, threads);
-    for (int i = 1; i < threads; i++)
-      if (pthread_create(&handles[i], NULL, work, &update) != 0) abort(); /* those that run still use this memory */
-    work(&update);
-    for (int i = 1; i < threads; i++) pthread_join(handles[i], NULL);
-    pthread_barrier_destroy(&update.all_measured);
+    run(&update, handles, threads);
+    *(float*)result(frame, 0) = norm_of(&update);
   }
   free(leaves);
-  free(leaf_of);
-  free(start_of);
-  free(squares);
+  free(chunks);
   free(handles);
   return report(frame, problem);
 }
