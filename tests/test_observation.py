@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 
-from lattice_jax.config import EmergenceConfig, TrainingConfig
+from lattice_jax.config import EmergenceConfig, OptimizerConfig, TrainingConfig
 from lattice_jax.corpus.splits import Split
 from lattice_jax.experiment import look_steps
 from lattice_jax.lattice.emergence import metrics
@@ -25,6 +24,7 @@ from lattice_jax.observation import (
 )
 from lattice_jax.training.checkpoint import Best
 from lattice_jax.training.loop import fit, initial_state
+from lattice_jax.training.schedule import make_optimizer
 
 LOOKING = TrainingConfig(steps=25, batch_size=2, evaluate_every=10, patience=0)
 
@@ -42,7 +42,7 @@ def looks_of_the_loop(start: int, best: Best) -> list[int]:
         del key
         return jnp.mean(jnp.square(params - batch["wanted"])), {}
 
-    optimizer = optax.sgd(0.1)
+    optimizer = make_optimizer(OptimizerConfig(), 1)
     state = initial_state(jnp.zeros((1, 1)), optimizer)
     fit(
         state._replace(step=jnp.int32(start)),
