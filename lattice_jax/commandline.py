@@ -136,12 +136,11 @@ def use_devices(config: Config) -> Config:
     where it has begun with fewer.
     """
     import jax
-    import joblib
 
     from lattice_jax.lattice.devices import cell_mesh, engine
-    from lattice_jax.lattice.native.engine import library
+    from lattice_jax.lattice.native.engine import library, threads
 
-    wanted = config.lattice.devices or joblib.cpu_count()
+    wanted = threads(config.lattice)
     if jax.config.jax_num_cpu_devices != wanted:  # pyright: ignore[reportAttributeAccessIssue]
         try:
             jax.config.update("jax_num_cpu_devices", wanted)

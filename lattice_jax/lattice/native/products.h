@@ -103,7 +103,7 @@ typedef struct {
 
 enum { LINE = 64 / sizeof(float) };
 
-/* Asks for a whole block. Few lines at a time: where a product follows, `Upcoming` spreads them over its rounds. */
+/* Asks for a whole block at once; what a product can spread over its rounds goes by `Upcoming`. */
 static inline void ask_for(const float* block, long size) {
   for (long i = 0; i < size; i += LINE) __builtin_prefetch(block + i, 0, 2);
 }
@@ -206,23 +206,19 @@ static inline int suits_pairs(long rows, long columns, long depth, Operand a, lo
   return columns == LANES / 2 && b_row == columns && c_row == columns && a.column == 1 && depth % 2 == 0 && rows % 2 == 0;
 }
 
-static inline int lines_a_round(Upcoming upcoming, long rounds) {
-  return (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
-}
-
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
 static void multiply(long rows, long columns, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
                      const float* bias, int accumulate, Upcoming upcoming) {
-  const long rounds = (columns + 2 * LANES - 1) / (2 * LANES) * ((rows + TILE_ROWS - 1) / TILE_ROWS) * depth;
-  upcoming.lines = lines_a_round(upcoming, rounds);
-  long j = 0;
-  if (!accumulate && !bias && suits_pairs(rows, columns, depth, a, b_row, c_row)) {
-    upcoming.lines = lines_a_round(upcoming, rounds / 2);
+  const int paired = !accumulate && !bias && suits_pairs(rows, columns, depth, a, b_row, c_row);
+  const long tiles = (columns + 2 * LANES - 1) / (2 * LANES) * ((rows + TILE_ROWS - 1) / TILE_ROWS);
+  upcoming.lines = (upcoming.end - upcoming.next) / LINE > tiles * (paired ? depth / 2 : depth) ? 2 : 1;
+  if (paired) {
     for (; rows >= TILE_ROWS; rows -= TILE_ROWS, a.values += TILE_ROWS * a.row, c += TILE_ROWS * c_row)
       paired_tile(TILE_ROWS, depth, a, b, c, &upcoming);
     for (; rows; rows -= 2, a.values += 2 * a.row, c += 2 * c_row) paired_tile(2, depth, a, b, c, &upcoming);
     return;
   }
+  long j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
     strip(tile, 2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
   for (; j + LANES <= columns; j += LANES)

@@ -3,6 +3,7 @@
 #include "adjoint.h"
 #include "cell.h"
 #include "stages.h"
+#include "threads.h"
 
 long version_size(const Lattice* lattice) {
   const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 3 * lattice->hidden;
@@ -113,11 +114,7 @@ static const char* run(const Job* job, Arrange* arrange) {
       Arena memory = {job->scratch + i * scratch_size(lattice), 0};
       workers[i] = (Worker){job, &stages, make_scratch(lattice, &memory, around + i * neighbours)};
     }
-    for (long i = 1; i < threads; i++)
-      if (pthread_create(&handles[i], NULL, work_through_all, &workers[i]) != 0)
-        abort(); /* those that run still use this memory */
-    work_through_all(&workers[0]);
-    for (long i = 1; i < threads; i++) pthread_join(handles[i], NULL);
+    work_on_threads(work_through_all, workers, sizeof(Worker), handles, threads);
   }
   free(stages.all);
   free(handles);

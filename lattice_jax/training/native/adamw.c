@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "foreign.h"
+#include "threads.h"
 
 enum { CHUNK = 1 << 16, GROUP = 1 << 12 };
 
@@ -105,10 +106,7 @@ static Leaf read_leaf(const XLA_FFI_CallFrame* frame, int index, int leaves) {
 
 static void run(Update* update, pthread_t* handles, int threads) {
   pthread_barrier_init(&update->all_measured, NULL, threads);
-  for (int i = 1; i < threads; i++)
-    if (pthread_create(&handles[i], NULL, work, update) != 0) abort(); /* those that run still use this memory */
-  work(update);
-  for (int i = 1; i < threads; i++) pthread_join(handles[i], NULL);
+  work_on_threads(work, update, 0, handles, threads);
   pthread_barrier_destroy(&update->all_measured);
 }
 
