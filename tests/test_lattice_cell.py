@@ -113,6 +113,19 @@ def test_numbers_drawn_flat_are_those_of_jax(shape):
     np.testing.assert_array_equal(draw.normal(key, shape), jax.random.normal(key, shape))
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 60, 1626, 2475, 5000])
+def test_orders_are_drawn_as_by_jax(size):
+    keys = jax.random.split(jax.random.key(4), 3)
+    drawn = jax.jit(jax.vmap(lambda key: draw.permutation(key, size)))(keys)
+    np.testing.assert_array_equal(drawn, jax.vmap(lambda key: jax.random.permutation(key, size))(keys))
+    assert drawn.dtype == jnp.int32
+
+
+def test_alike_numbers_keep_their_order(monkeypatch):
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.arange(shape[0], dtype=dtype) // 2 % 3)
+    np.testing.assert_array_equal(draw.permutation(jax.random.key(0), 7), [0, 1, 6, 2, 3, 4, 5])
+
+
 def test_start_values_depend_on_the_key_alone():
     first, again, other = (start(SMALL, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first["content_kernel"], again["content_kernel"])

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Key
 
 from lattice_jax.config import Face, LatticeConfig
+from lattice_jax.lattice import draw
 from lattice_jax.lattice.surface import AXIS, face_slice
 
 Read = Literal["cube", "output"]
@@ -85,10 +86,10 @@ def firing(
     keys = jax.random.split(key, config.steps)
     if config.update.mask == "batch":
         count = exact_count(config)
-        ranks = jax.vmap(lambda drawn: jax.random.permutation(drawn, depth * height * width))(keys)
+        ranks = jax.vmap(lambda drawn: draw.permutation(drawn, depth * height * width))(keys)
         return (ranks < count).astype(jnp.float32).reshape(-1, depth, height, width, 1, 1) * cone
-    draw = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=(depth, height, width, batch, 1))
-    return jax.vmap(draw)(keys).astype(jnp.float32) * cone
+    each = functools.partial(jax.random.bernoulli, p=config.update.rate, shape=(depth, height, width, batch, 1))
+    return jax.vmap(each)(keys).astype(jnp.float32) * cone
 
 
 def most_firings(config: LatticeConfig, *, sampled: bool, read: Read = "cube", quiescent: bool = True) -> int:

@@ -26,11 +26,19 @@ static inline int is_matrix(enum Parameter name) {
 static inline void affine_backward(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, const float* change,
                                    float* out, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
-  const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns, row = padded(lattice->batch);
-  transpose_samples(lattice->batch, columns, change, scratch->across);
-  multiply(depth, row, columns, (Operand){weight(pass, kernel, cell), columns, 1}, scratch->across, row, scratch->back, row,
-           NULL, 0, upcoming(weight(pass, kernel, scratch->next), lattice->sizes[kernel]));
-  transpose_to_samples(lattice->batch, depth, scratch->back, out);
+  const long batch = lattice->batch, columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
+  const float* weights = weight(pass, kernel, cell);
+  const Upcoming then = upcoming(weight(pass, kernel, scratch->next), lattice->sizes[kernel]);
+  if (batch <= FEW && columns % LANES == 0 && depth % LANES == 0) {
+    transpose_to_pairs(batch, columns, change, scratch->across);
+    multiply_pairs(depth, columns, weights, scratch->across, scratch->back, then);
+    transpose_from_pairs(batch, depth, scratch->back, out);
+    return;
+  }
+  const long row = padded(batch);
+  transpose_samples(batch, columns, change, scratch->across);
+  multiply(depth, row, columns, (Operand){weights, columns, 1}, scratch->across, row, scratch->back, row, NULL, 0, then);
+  transpose_to_samples(batch, depth, scratch->back, out);
 }
 
 /* The gradients of an affine map's kernel and bias, over `rows` rows of what went in and of what arrives. */
@@ -162,6 +170,26 @@ static inline void ask_for_message(const Pass* pass, long t, const Scratch* scra
   ask_for(then.memory, narrow);
 }
 
+/* From the gradient of what went into the candidate, `scratch->to_gated`, to those of the gate and of the content before its
+   activation. Sample by sample, so that activations and slopes stay in the first cache. */
+static inline void gating_backward(const Pass* pass, long cell, Version held, Version arriving, float* to_gate,
+                                   Scratch* scratch) {
+  const long hidden = pass->lattice->hidden;
+  float* restrict bias_gradient = gradient(pass, GATE_BIAS, cell);
+  for (long r = 0; r < pass->lattice->batch; r++) {
+    const long start = r * hidden;
+    const float *gate = scratch->gate + start, *to_gated = scratch->to_gated + start;
+    gelu_and_slope(hidden, held.content + start, scratch->active, scratch->slope);
+#pragma GCC ivdep
+    for (long i = 0; i < hidden; i++) {
+      arriving.gated[start + i] = scratch->active[i] * gate[i];
+      to_gate[start + i] = to_gated[i] * scratch->active[i];
+      arriving.content[start + i] = to_gated[i] * gate[i] * scratch->slope[i];
+      bias_gradient[i] += to_gate[start + i];
+    }
+  }
+}
+
 static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
@@ -176,17 +204,10 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   split_and_add(batch, channels, scratch->change, arriving.to_proposed, to_memory);
 
   if (lattice->kept) compute_gate(pass, t, cell, scratch);
-  gelu_and_slope(batch * hidden, held.content, scratch->active, scratch->slope);
   affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
   float* to_gate = pass->gate_gradient + wide;
   ask_for_gating(pass, t, scratch);
-#pragma GCC ivdep
-  for (long i = 0; i < batch * hidden; i++) {
-    arriving.gated[i] = scratch->active[i] * scratch->gate[i];
-    to_gate[i] = scratch->to_gated[i] * scratch->active[i];
-    arriving.content[i] = scratch->to_gated[i] * scratch->gate[i] * scratch->slope[i];
-  }
-  add_rows(batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
+  gating_backward(pass, cell, held, arriving, to_gate, scratch);
   for (long k = 0; k < lattice->gate.count; k++) {
     const int32_t other = lattice->gate.table[cell * lattice->gate.count + k];
     if (other >= 0)
@@ -215,10 +236,14 @@ static void message_backward(const Pass* pass, long t, long cell, Scratch* scrat
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   float* to_sent = pass->sent_gradient + cell * wide;
   ask_for_message(pass, t, scratch);
-  gelu_and_slope(wide, held.message, scratch->active, scratch->slope);
-  normalise_backward(batch, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, to_sent,
-                     gradient(pass, GATE_SCALE, cell));
-  for (long i = 0; i < wide; i++) arriving.message[i] = to_sent[i] * scratch->slope[i];
+  for (long r = 0; r < batch; r++) {
+    const long start = r * hidden;
+    gelu_and_slope(hidden, held.message + start, scratch->active, scratch->slope);
+    normalise_backward(1, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, to_sent + start,
+                       gradient(pass, GATE_SCALE, cell));
+#pragma GCC ivdep
+    for (long i = 0; i < hidden; i++) arriving.message[start + i] = to_sent[start + i] * scratch->slope[i];
+  }
   affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, arriving.message, scratch->change, scratch);
   join(batch, channels, held.visible, held.memory, scratch->both);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,

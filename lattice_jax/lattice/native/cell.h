@@ -20,11 +20,12 @@ typedef struct {
 
 /* One thread's own memory, for the cell at hand. */
 typedef struct {
-  float *both, *change;                    /* [batch][2 channels] */
-  float *gate, *to_gated, *active, *slope; /* [batch][hidden] */
-  float *across, *back;                    /* [2 channels or hidden][padded(batch)] */
-  float* inputs;                           /* [versions of one cell][batch][2 channels] */
-  Version own;                             /* for what is not kept, or not deferred */
+  float *both, *change;            /* [batch][2 channels] */
+  float *gate, *to_gated, *active; /* [batch][hidden] */
+  float* slope;                    /* [hidden] */
+  float *across, *back;            /* [2 channels or hidden][padded(batch)] */
+  float* inputs;                   /* [versions of one cell][batch][2 channels] */
+  Version own;                     /* for what is not kept, or not deferred */
   Neighbour* around;
   long next; /* the cell whose turn comes after this one's */
 } Scratch;
@@ -143,8 +144,10 @@ static inline void compute_gate(const Pass* pass, long t, long cell, Scratch* sc
 static inline void send(const Pass* pass, long cell, Version held) {
   const Lattice* lattice = pass->lattice;
   const long wide = lattice->batch * lattice->hidden;
-  for (long i = 0; i < wide; i++) held.sent[i] = gelu(held.message[i]);
-  normalise(lattice->batch, lattice->hidden, held.sent, weight(pass, GATE_SCALE, cell), lattice->epsilon, held.sent);
+  for (long start = 0; start < wide; start += lattice->hidden) {
+    for (long i = start; i < start + lattice->hidden; i++) held.sent[i] = gelu(held.message[i]);
+    normalise(1, lattice->hidden, held.sent + start, weight(pass, GATE_SCALE, cell), lattice->epsilon, held.sent + start);
+  }
 }
 
 static inline void compute_message(const Pass* pass, long t, long cell, Scratch* scratch) {

@@ -58,13 +58,10 @@ static inline __attribute__((always_inline)) void transpose_tile(const float* fr
     if (r < rows_out) store(to + r * to_row, rows[r]);
 }
 
-/* Samples as columns are padded with zeros to whole vectors, or to half a one. */
-static inline long padded(long samples) { return samples <= LANES / 2 ? LANES / 2 : (samples + LANES - 1) / LANES * LANES; }
+/* Samples as columns are padded with zeros to whole vectors. */
+static inline long padded(long samples) { return (samples + LANES - 1) / LANES * LANES; }
 
-enum { OVERHANG = LANES / 2 };
-
-/* to[columns][padded(rows)] = from[rows][columns], transposed, and zeros behind it. Of half a vector's width, rows are written
-   over the beginning of the next ones, and the last one needs OVERHANG more floats. */
+/* to[columns][padded(rows)] = from[rows][columns], transposed, and zeros behind it. */
 static inline void transpose_samples(long rows, long columns, const float* from, float* to) {
   const long row = padded(rows);
   for (long r = 0; r < row; r += LANES) {
@@ -72,12 +69,11 @@ static inline void transpose_samples(long rows, long columns, const float* from,
     for (; c + LANES <= columns; c += LANES)
       transpose_tile(from + r * columns + c, columns, rows - r, to + c * row + r, row, LANES);
     for (; c < columns; c++)
-      for (long i = r; i < row && i < r + LANES; i++) to[c * row + i] = i < rows ? from[i * columns + c] : 0;
+      for (long i = r; i < r + LANES; i++) to[c * row + i] = i < rows ? from[i * columns + c] : 0;
   }
 }
 
-/* The way back: to[rows][columns] = from[columns][padded(rows)], transposed; `from` is read as far as `transpose_samples`
- * writes. */
+/* The way back: to[rows][columns] = from[columns][padded(rows)], transposed. */
 static inline void transpose_to_samples(long rows, long columns, const float* from, float* to) {
   const long row = padded(rows);
   for (long r = 0; r < row; r += LANES) {
@@ -102,6 +98,10 @@ typedef struct {
 } Upcoming;
 
 enum { LINE = 64 / sizeof(float) };
+
+static inline int lines_a_round(Upcoming upcoming, long rounds) {
+  return (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
+}
 
 /* Asks for a whole block at once; what a product can spread over its rounds goes by `Upcoming`. */
 static inline void ask_for(const float* block, long size) {
@@ -159,65 +159,11 @@ static inline __attribute__((always_inline)) void strip(Tile* compute, const int
     compute(1, vectors, depth, a, b, b_row, c, c_row, bias, accumulate, upcoming);
 }
 
-typedef int64_t Pairs __attribute__((vector_size(4 * LANES)));
-
-/* All lanes from two floats, in turns. */
-static inline __attribute__((always_inline)) Vector repeat_pair(const float* from) {
-  int64_t pair;
-  memcpy(&pair, from, sizeof pair);
-  return (Vector)((Pairs){0} + pair);
-}
-
-/* C = A B where B has the width of half a vector and rows of A lie in one piece: two steps of the depth are added up side by
-   side, in the even and in the odd lanes. */
-static inline __attribute__((always_inline)) void paired_tile(const int rows, long depth, Operand a, const float* b, float* c,
-                                                              Upcoming* upcoming) {
-  enum { WIDTH = LANES / 2 };
-  Lanes side_by_side, even, odd;
-#pragma GCC unroll 16
-  for (int lane = 0; lane < LANES; lane++) {
-    side_by_side[lane] = lane / 2 + lane % 2 * WIDTH;
-    even[lane] = 2 * lane % LANES;
-    odd[lane] = (2 * lane + 1) % LANES;
-  }
-  const int lines = upcoming->lines;
-  const float* coming = upcoming->next;
-  const long step = coming < upcoming->end ? lines * LINE : 0;
-  Vector sum[TILE_ROWS];
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++) sum[r] = (Vector){0};
-  for (long k = 0; k < depth; k += 2) {
-    __builtin_prefetch(coming, 0, 2);
-    if (lines > 1) __builtin_prefetch(coming + LINE, 0, 2);
-    coming += step;
-    const Vector right = __builtin_shuffle(load(b + k * WIDTH), side_by_side);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) sum[r] += repeat_pair(a.values + r * a.row + k) * right;
-  }
-  upcoming->next = coming;
-#pragma GCC unroll 8
-  for (int r = 0; r < rows; r++) {
-    const Vector added = __builtin_shuffle(sum[r], even) + __builtin_shuffle(sum[r], odd);
-    memcpy(c + r * WIDTH, &added, sizeof(Half));
-  }
-}
-
-static inline int suits_pairs(long rows, long columns, long depth, Operand a, long b_row, long c_row) {
-  return columns == LANES / 2 && b_row == columns && c_row == columns && a.column == 1 && depth % 2 == 0 && rows % 2 == 0;
-}
-
 /* C[rows][columns] = (accumulate ? C : bias or 0) + A[rows][depth] B[depth][columns]. */
 static void multiply(long rows, long columns, long depth, Operand a, const float* b, long b_row, float* c, long c_row,
                      const float* bias, int accumulate, Upcoming upcoming) {
-  const int paired = !accumulate && !bias && suits_pairs(rows, columns, depth, a, b_row, c_row);
   const long tiles = (columns + 2 * LANES - 1) / (2 * LANES) * ((rows + TILE_ROWS - 1) / TILE_ROWS);
-  upcoming.lines = (upcoming.end - upcoming.next) / LINE > tiles * (paired ? depth / 2 : depth) ? 2 : 1;
-  if (paired) {
-    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, a.values += TILE_ROWS * a.row, c += TILE_ROWS * c_row)
-      paired_tile(TILE_ROWS, depth, a, b, c, &upcoming);
-    for (; rows; rows -= 2, a.values += 2 * a.row, c += 2 * c_row) paired_tile(2, depth, a, b, c, &upcoming);
-    return;
-  }
+  upcoming.lines = lines_a_round(upcoming, tiles * depth);
   long j = 0;
   for (; j + 2 * LANES <= columns; j += 2 * LANES)
     strip(tile, 2, rows, depth, a, b + j, b_row, c + j, c_row, bias ? bias + j : NULL, accumulate, &upcoming);
@@ -232,4 +178,89 @@ static void multiply(long rows, long columns, long depth, Operand a, const float
       for (long k = 0; k < depth; k++) sum += a.values[r * a.row + k * a.column] * b[k * b_row + column];
       c[r * c_row + column] = sum;
     }
+}
+
+/* ---- few samples: as columns, they fill half a vector, so two columns lie side by side ---- */
+
+enum { FEW = LANES / 2 };
+
+/* Between FEW rows of a vector each and pairs of columns, [LANES / 2][FEW samples][2]; the way back is the same. */
+static inline __attribute__((always_inline)) void exchange_pairs(Vector block[FEW]) {
+#pragma GCC unroll 4
+  for (int stage = 1; stage < STAGES; stage++)
+#pragma GCC unroll 8
+    for (int r = 0; r < FEW; r++)
+      if (!(r & (FEW >> stage))) exchange(&block[r], &block[r + (FEW >> stage)], LANES >> stage);
+}
+
+/* to[columns / 2][FEW][2] from from[rows][columns]: up to FEW rows, the missing ones as zeros. */
+static inline void transpose_to_pairs(long rows, long columns, const float* from, float* to) {
+  for (long c = 0; c < columns; c += LANES, to += FEW * LANES) {
+    Vector block[FEW];
+#pragma GCC unroll 8
+    for (int r = 0; r < FEW; r++) block[r] = r < rows ? load(from + r * columns + c) : (Vector){0};
+    exchange_pairs(block);
+#pragma GCC unroll 8
+    for (int r = 0; r < FEW; r++) store(to + r * LANES, block[r]);
+  }
+}
+
+/* The way back. */
+static inline void transpose_from_pairs(long rows, long columns, const float* from, float* to) {
+  for (long c = 0; c < columns; c += LANES, from += FEW * LANES) {
+    Vector block[FEW];
+#pragma GCC unroll 8
+    for (int r = 0; r < FEW; r++) block[r] = load(from + r * LANES);
+    exchange_pairs(block);
+#pragma GCC unroll 8
+    for (int r = 0; r < FEW; r++)
+      if (r < rows) store(to + r * columns + c, block[r]);
+  }
+}
+
+typedef int64_t Pairs __attribute__((vector_size(4 * LANES)));
+
+/* All lanes from two floats, in turns. */
+static inline __attribute__((always_inline)) Vector repeat_pair(const float* from) {
+  int64_t pair;
+  memcpy(&pair, from, sizeof pair);
+  return (Vector)((Pairs){0} + pair);
+}
+
+/* `rows` rows of `multiply_pairs`: two steps of the depth are added up side by side. */
+static inline __attribute__((always_inline)) void paired_tile(const int rows, long depth, const float* a, const float* b,
+                                                              float* c, Upcoming* upcoming) {
+  const int lines = upcoming->lines;
+  const float* coming = upcoming->next;
+  const long step = coming < upcoming->end ? lines * LINE : 0;
+  Vector sum[TILE_ROWS];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++) sum[r] = (Vector){0};
+  for (long k = 0; k < depth; k += 2) {
+    __builtin_prefetch(coming, 0, 2);
+    if (lines > 1) __builtin_prefetch(coming + LINE, 0, 2);
+    coming += step;
+    const Vector right = load(b + k * FEW);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) sum[r] += repeat_pair(a + r * depth + k) * right;
+  }
+  upcoming->next = coming;
+  Lanes even, odd; /* of one row's lanes and the next one's, in turns */
+#pragma GCC unroll 16
+  for (int lane = 0; lane < LANES; lane++) {
+    even[lane] = lane / 2 * 2 + lane % 2 * LANES;
+    odd[lane] = even[lane] + 1;
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r += 2)
+    store(c + r * FEW, __builtin_shuffle(sum[r], sum[r + 1], even) + __builtin_shuffle(sum[r], sum[r + 1], odd));
+}
+
+/* C[rows / 2][FEW][2] = A[rows][depth] B[depth / 2][FEW][2]. */
+static void multiply_pairs(long rows, long depth, const float* a, const float* b, float* c, Upcoming upcoming) {
+  const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+  upcoming.lines = lines_a_round(upcoming, tiles * depth / 2);
+  for (; rows >= TILE_ROWS; rows -= TILE_ROWS, a += TILE_ROWS * depth, c += TILE_ROWS * FEW)
+    paired_tile(TILE_ROWS, depth, a, b, c, &upcoming);
+  for (; rows; rows -= 2, a += 2 * depth, c += 2 * FEW) paired_tile(2, depth, a, b, c, &upcoming);
 }

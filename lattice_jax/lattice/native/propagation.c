@@ -46,14 +46,14 @@ static float* take(Arena* arena, long size) {
 static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* around) {
   const long narrow = lattice->batch * lattice->channels, wide = lattice->batch * lattice->hidden;
   const long widest = lattice->hidden > 2 * lattice->channels ? lattice->hidden : 2 * lattice->channels;
-  const long turned = widest * padded(lattice->batch) + OVERHANG;
+  const long turned = widest * padded(lattice->batch);
   return (Scratch){
       .both = take(memory, 2 * narrow),
       .change = take(memory, 2 * narrow),
       .gate = take(memory, wide),
       .to_gated = take(memory, wide),
       .active = take(memory, wide),
-      .slope = take(memory, wide),
+      .slope = take(memory, lattice->hidden),
       .across = take(memory, turned),
       .back = take(memory, turned),
       .inputs = take(memory, 2 * narrow * (lattice->deferred ? lattice->steps + 1 : 1)),
@@ -252,14 +252,24 @@ static void fire_cell_backward(const Job* job, long t, long cell, Scratch* scrat
   fire_backward(&job->pass, t, cell, scratch);
 }
 
+/* Whether the state that a cell holds in step t is new then, and whether it made a message of it. */
+static inline int is_new(const Pass* pass, long t, long cell) {
+  return t == 0 || pass->plan.fires[(t - 1) * pass->lattice->cells + cell];
+}
+
+static inline int made_message(const Pass* pass, long t, long cell) {
+  return is_new(pass, t, cell) && pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]];
+}
+
 /* After all who fired: what they send back, and where this cell's state was new in step t, the message that it made of it. */
 static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
-  const long cells = pass->lattice->cells;
-  const int is_new = t == 0 || pass->plan.fires[(t - 1) * cells + cell];
   gather(pass, t, cell, scratch);
-  if (is_new && pass->plan.sent[pass->plan.version[t * cells + cell]]) message_backward(pass, t, cell, scratch);
-  if (is_new && t > 0) send_again(job, t - 1, cell, scratch);
+  if (made_message(pass, t, cell)) {
+    while (scratch->next + 1 < pass->lattice->cells && !made_message(pass, t, scratch->next)) scratch->next++;
+    message_backward(pass, t, cell, scratch);
+  }
+  if (t > 0 && is_new(pass, t, cell)) send_again(job, t - 1, cell, scratch);
 }
 
 static void finish_cell_backward(const Job* job, long t, long cell, Scratch* scratch) {
