@@ -159,6 +159,13 @@ static inline void compute_message(const Pass* pass, long t, long cell, Scratch*
   affine(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->both, held.message, scratch->next);
 }
 
+/* With few samples a firing is so short that the next cell's weights of its neighbours come late otherwise. */
+static inline void ask_for_sums(const Pass* pass, const Scratch* scratch) {
+  const long* sizes = pass->lattice->sizes;
+  ask_for(weight(pass, PERCEPTION, scratch->next), sizes[PERCEPTION]);
+  ask_for(weight(pass, GATE, scratch->next), sizes[GATE]);
+}
+
 /* The candidate of a cell, and all that it is computed from. */
 static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
@@ -168,6 +175,7 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
+  if (batch <= FEW) ask_for_sums(pass, scratch);
   compute_gate(pass, t, cell, scratch);
   for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * scratch->gate[i];
   affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->active, held.proposed, scratch->next);
