@@ -32,8 +32,7 @@ def permutation(key: Key[Array, ""], size: int) -> Int32[Array, " size"]:
         key, subkey = jax.random.split(key)
         drawn = jax.random.bits(subkey, (size,), jnp.uint32)
         with jax.enable_x64(True):
-            places = np.arange(size, dtype=np.uint64)
-            pairs = jnp.sort(drawn.astype(jnp.uint64) << np.uint64(32) | places, stable=False)
-            places = pairs.astype(jnp.uint32)
+            pairs = drawn.astype(jnp.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)
+            places = jnp.sort(pairs, stable=False).astype(jnp.uint32)
         order = order[places]
     return order

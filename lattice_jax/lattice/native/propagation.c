@@ -261,7 +261,8 @@ static inline int made_message(const Pass* pass, long t, long cell) {
   return is_new(pass, t, cell) && pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]];
 }
 
-/* After all who fired: what they send back, and where this cell's state was new in step t, the message that it made of it. */
+/* After all who fired: what they send back, and where this cell's state was new in step t, the message that it made of it.
+   While it does that, it asks for what the next one who made a message will read. */
 static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
   gather(pass, t, cell, scratch);
