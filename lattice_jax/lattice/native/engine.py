@@ -25,7 +25,7 @@ from lattice_jax.native import build
 
 _LARGEST_DEFERRED = 16
 """Batch size up to which matrix gradients are deferred by themselves. What that saves does not depend on the batch, what it
-stores does: 0.03 GiB at batch 8 and 3 GiB at 64. It is faster by 2 to 9 % at 8 and 16 in most measurements; at 32 and 64 these
+stores does: 0.03 GiB at batch 8 and 3 GiB at 64. It is faster by 0 to 9 % at 8 and 16 in most measurements; at 32 and 64 these
 disagree (6 % slower to 7 % faster), so the smaller memory decides. `benchmarks/throughput.py --what deferral`."""
 
 _SHARE_OF_MEMORY = 8
