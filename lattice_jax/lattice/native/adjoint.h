@@ -175,7 +175,6 @@ static inline void ask_for_message(const Pass* pass, long t, const Scratch* scra
 static inline void gating_backward(const Pass* pass, long cell, Version held, Version arriving, float* to_gate,
                                    Scratch* scratch) {
   const long hidden = pass->lattice->hidden;
-  float* restrict bias_gradient = gradient(pass, GATE_BIAS, cell);
   for (long r = 0; r < pass->lattice->batch; r++) {
     const long start = r * hidden;
     const float *gate = scratch->gate + start, *to_gated = scratch->to_gated + start;
@@ -185,8 +184,8 @@ static inline void gating_backward(const Pass* pass, long cell, Version held, Ve
       arriving.gated[start + i] = scratch->active[i] * gate[i];
       to_gate[start + i] = to_gated[i] * scratch->active[i];
       arriving.content[start + i] = to_gated[i] * gate[i] * scratch->slope[i];
-      bias_gradient[i] += to_gate[start + i];
     }
+    add_rows(1, hidden, to_gate + start, gradient(pass, GATE_BIAS, cell));
   }
 }
 

@@ -2,7 +2,8 @@
 
    Contract: `multiply` computes C = start + A B for row-major B and C and any strides of A, so the same tile serves
    values x kernel, kernel x transposed gradient, and the weight gradient, values^T x gradient. Any sizes; widths that are
-   multiples of two vectors run at the machine's rate, remainders in narrower tiles. */
+   multiples of two vectors run at the machine's rate, remainders in narrower tiles. `multiply_pairs` is the second kind for few
+   samples, with a tile and a layout of its own. */
 #pragma once
 
 #include <stdint.h>
