@@ -46,9 +46,9 @@ def computed_firings(
 ) -> int:
     """Cell updates that the engine computes for the whole batch: those that move, or all, with the rows that pad the grid.
 
-    Messages count with the cell that makes them, though the native engine makes one only when it is heard.
+    Messages count with the cell that makes them, though the engines that skip cells make one only when it is heard.
     """
-    if engine == "native":
+    if engine in ("native", "fused"):
         return firings(config, batch, sampled=sampled, key=key, read=read)
     height = -(-config.grid.height // devices) * devices
     return config.steps * cells(config) // config.grid.height * height

@@ -107,6 +107,8 @@ def counts(case: Case, mesh: Mesh | None) -> dict:
 def rematerialises(case: Case, engine: Engine) -> bool:
     """Whether the backward pass computes the forward one again, which `lattice.remat` may leave to the engine."""
     lattice = case.config.lattice
+    if engine == "fused":
+        return True  # all but what the cells propose
     if engine != "native" or lattice.remat != "automatic":
         return lattice.remat != "never"
     samples = case.config.training.micro_batch or case.batch

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from lattice_jax.config import Engine, GridConfig, LatticeConfig, Walls
 from lattice_jax.errors import InputError
+from lattice_jax.lattice.fused.step import obstacle
 from lattice_jax.lattice.grid import extend_axis
 
 AXIS = "height"
@@ -33,7 +34,9 @@ def engine(config: LatticeConfig) -> Engine:
     backend = jax.default_backend()
     compiled = config.precision == "float32" and backend == "cpu"
     if config.engine == "automatic":
-        return "native" if compiled else "scan"
+        # On a GPU the kernels were measured against the scan in bfloat16 alone.
+        fused = config.precision == "bfloat16" and obstacle(config) is None
+        return "native" if compiled else "fused" if fused else "scan"
     if config.engine == "native" and not compiled:
         raise InputError(
             f"lattice.engine is 'native', with precision {config.precision!r} on {backend}",

@@ -18,7 +18,7 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import devices, grid
 from lattice_jax.lattice.cell import Parameters
 from lattice_jax.lattice.firing import Horizon, Read, firing, most_firings
-from lattice_jax.lattice.fused.step import fused_step
+from lattice_jax.lattice.fused.step import advance as fused_advance
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.lattice.step import Field, State, World, in_precision, step, with_transposed
 from lattice_jax.lattice.surface import face_mask
@@ -54,13 +54,17 @@ def _advance(
         return jnp.where(at_input, injected, visible)
 
     parameters = in_precision(parameters, config)
-    if config.engine == "fused":
-        move = functools.partial(fused_step, world=world, config=config)
-    else:
-        parameters = with_transposed(parameters, config)
-        move = functools.partial(step, world=world, config=config)
-        if config.remat != "never":
-            move = jax.checkpoint(move)
+    if start is None:
+        shape = (*at_input.shape[:3], injected.shape[3])
+        start = State(jnp.zeros((*shape, config.cell.visible)), jnp.zeros((*shape, config.cell.memory)))
+    start = start._replace(visible=inject(start.visible))
+    if devices.engine(config) == "fused":
+        held = at_input & (config.injection == "held")
+        return fused_advance(parameters, start, fires, held, world=world, config=config, trajectory=trajectory)
+    parameters = with_transposed(parameters, config)
+    move = functools.partial(step, world=world, config=config)
+    if config.remat != "never":
+        move = jax.checkpoint(move)
 
     def one_step(state: State, fires: Array):
         moved = move(parameters, state, fires)
@@ -69,10 +73,6 @@ def _advance(
         squares = jnp.stack([jnp.square(moved.visible - state.visible), jax.lax.stop_gradient(jnp.square(moved.visible))])
         return moved, (jnp.sum(squares, (1, 2, 3, 5)), moved.visible if trajectory else None)
 
-    if start is None:
-        shape = (*at_input.shape[:3], injected.shape[3])
-        start = State(jnp.zeros((*shape, config.cell.visible)), jnp.zeros((*shape, config.cell.memory)))
-    start = start._replace(visible=inject(start.visible))
     state, (squares, visible) = jax.lax.scan(one_step, start, fires)
     return state, squares, visible
 

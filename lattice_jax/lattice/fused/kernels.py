@@ -1,18 +1,18 @@
 """What a program of a GPU kernel computes for one cell and a block of samples: its message, its next state, their gradients.
 
-Contract: the bodies of the kernels that `fused` launches. Each gets five dicts of references, in which the program's cell is
-all there is: `fields` [row, channel] and `weights` to read, fields `around` (with every cell) to read anywhere, `results` and
-`to_weights` to write. The mathematics is that of `step`, in float32 but for the operands of products.
+Contract: the bodies of the kernels that `fused` launches. Each gets four dicts of references, in which the program's cell is
+all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and the `_Surroundings`, in
+which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the operands of products and for
+messages. Visible channels and memory lie one after the other in one field.
 
-Triton wants powers of two in every array and no concatenation, so weights that act on two fields are taken in halves. Registers
-are scarce, so a hidden layer is computed and differentiated some columns at a time, and computed again where its gradient needs
-it: whole, the gradient of a move spilled kilobytes a thread. Loops stay loops: 27 copies of a neighbour's reading took Triton
-minutes to compile.
+Triton wants powers of two in every array. Before every product its operands change places among the threads, at which all of
+them wait, so whatever can do without products has a kernel of its own: with the neighbour sums in the kernels of the products
+those took ten times as long. Registers are scarce, so a hidden layer is computed and differentiated some columns at a time.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,17 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from lattice_jax.config import LatticeConfig, UpdateConfig
+from lattice_jax.lattice.grid import Offset, offsets
 from lattice_jax.lattice.step import World
 
 Rows = Float[Array, "row channel"]
 
 _COLUMNS = 32
+"""Columns of a hidden layer that are computed at a time."""
+_FEW_ROWS = 16
+"""Samples that a program adds up at a time."""
+_SUMS = 9
+"""Sums over samples that a program holds at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +41,91 @@ class Plan:
     config: LatticeConfig
     grid: tuple[int, int, int]
     """Cells that this program holds."""
+    batch: int
+    """Samples, padded to whole blocks."""
     interpret: bool
+
+    def near(self, name: str) -> tuple[Offset, ...]:
+        """Where the neighbours lie that a cell sums over with its weights of this name, "perception" or "gate"."""
+        return offsets(self.config.cell.perception if name == "perception" else self.config.cell.gate)
+
+
+class _Surroundings:
+    """What this program's cell sees of its neighbours, in whole fields or in fields extended beyond the walls."""
+
+    def __init__(self, fields: dict, plan: Plan):
+        self.fields, self.plan = fields, plan
+        width = plan.grid[2]
+        self.cell = (pl.program_id(0), jax.lax.div(pl.program_id(1), width), jax.lax.rem(pl.program_id(1), width))
+        self.block = pl.program_id(2)
+
+    def see(self, name: str, offset: Offset, samples: pl.Slice, columns: pl.Slice) -> Rows:
+        """Samples of the neighbour at `offset`; beyond a wall of a whole field, those of the cell at the other side."""
+        if self.plan.world.whole:
+            place = (jax.lax.rem(index + size, size) for index, size in zip(self._beyond(offset), self.plan.grid, strict=True))
+        else:
+            place = (index + 1 for index in self._beyond(offset))
+        return self.fields[name][(*place, samples, columns)].astype(jnp.float32)
+
+    def sees(self, offset: Offset) -> Array:
+        """Whether what `see` gives is what the cell sees."""
+        if not self.plan.world.whole or self.plan.world.walls == "periodic":
+            return jnp.bool_(True)
+        inside = ((index >= 0) & (index < size) for index, size in zip(self._beyond(offset), self.plan.grid, strict=True))
+        return functools.reduce(jnp.logical_and, inside)
+
+    def sum(self, name: str, weights: dict, rows: int, columns: pl.Slice) -> Rows:
+        """`step.plain_neighbour_sum` of the field and the weights of a name, for this block's samples."""
+        total, samples = jnp.zeros((rows, columns.size)), pl.Slice(self.block * rows, rows)
+        for k, offset in enumerate(self.plan.near(name)):
+            weight = jnp.where(self.sees(offset), weights[name][k, columns], 0.0)
+            total += weight[None] * self.see(name, offset, samples, columns)
+        return total
+
+    def _beyond(self, offset: Offset) -> list:
+        return [index + step for index, step in zip(self.cell, offset, strict=True)]
+
+
+def skipping(kernel: Callable, at_rest: Mapping[str, str]) -> Callable:
+    """`kernel` for cells of which `fields["acts"]` is not zero for some sample of the block.
+
+    `at_rest`: of a result, the field that it is for the other cells, or "" for zero; what is not named is left as it is, for
+    nothing reads it. Weight gradients are zero there.
+    """
+
+    def run(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
+        acts = jnp.max(fields["acts"][...]) > 0
+        surroundings = _Surroundings(around, plan)
+
+        @pl.when(acts)
+        def _():
+            kernel(fields, weights, surroundings, results, to_weights, plan=plan)
+
+        @pl.when(jnp.logical_not(acts))
+        def _():
+            for name, field in at_rest.items():
+                result = results[name]
+                result[...] = fields[field][...] if field else jnp.zeros(result.shape, result.dtype)
+            for gradient in to_weights.values():
+                _clear(gradient)
+
+    return run
+
+
+def _clear(array) -> None:
+    """Zeros, row by row where the rows are no power of two."""
+    row = array.shape if array.shape[0] == pl.next_power_of_2(array.shape[0]) else array.shape[1:]
+    for place in [...] if row == array.shape else range(array.shape[0]):
+        array[place] = jnp.zeros(row, array.dtype)
 
 
 def _columns(hidden: int) -> int:
-    """Columns of a hidden layer that are computed at a time."""
     return hidden if hidden % _COLUMNS else _COLUMNS
+
+
+def _pieces(width: int) -> list[pl.Slice]:
+    """All columns, some at a time."""
+    return [pl.Slice(start, _columns(width)) for start in range(0, width, _columns(width))]
 
 
 def _multiply(one: Rows, other: Rows) -> Rows:
@@ -48,42 +133,48 @@ def _multiply(one: Rows, other: Rows) -> Rows:
     return jnp.dot(one.astype(other.dtype), other, preferred_element_type=jnp.float32)
 
 
-def _hidden(weights: dict, name: str, parts: tuple[Rows, Rows], columns) -> Rows:
-    """Columns of the affine map `name` of two equally wide fields, of which each has its half of the kernel's rows."""
-    kernel, width = weights[f"{name}_kernel"], parts[0].shape[-1]
-    products = _multiply(parts[0], kernel[:width, columns]) + _multiply(parts[1], kernel[width:, columns])
-    return products + weights[f"{name}_bias"][columns][None]
+def _affine(weights: dict, name: str, values: Rows, columns: pl.Slice | slice = slice(None)) -> Rows:
+    """Columns of the affine map `name`."""
+    return _multiply(values, weights[f"{name}_kernel"][:, columns]) + weights[f"{name}_bias"][columns][None]
 
 
-def _hidden_backward(
-    weights: dict, to_weights: dict, name: str, parts: tuple[Rows, Rows], columns, gradient: Rows
-) -> tuple[Rows, Rows]:
-    """Gradients of `_hidden` to the parts; those to the weights are written at once."""
-    kernel, to_kernel, width = weights[f"{name}_kernel"], to_weights[f"{name}_kernel"], parts[0].shape[-1]
+def _affine_to_weights(to_weights: dict, name: str, values: Rows, columns, gradient: Rows) -> Rows:
+    """Writes the gradient of `_affine` to its weights, and gives the one to its result in the values' numbers."""
     to_weights[f"{name}_bias"][columns] = jnp.sum(gradient, 0)
-    low = gradient.astype(kernel.dtype)
-    to_kernel[:width, columns] = _multiply(parts[0].T, low).astype(kernel.dtype)
-    to_kernel[width:, columns] = _multiply(parts[1].T, low).astype(kernel.dtype)
-    return _multiply(low, kernel[:width, columns].T), _multiply(low, kernel[width:, columns].T)
+    low = gradient.astype(values.dtype)
+    to_weights[f"{name}_kernel"][:, columns] = _multiply(values.T, low).astype(values.dtype)
+    return low
 
 
-def _normalised_pair(one: Rows, other: Rows, scale: Array, other_scale: Array, *, epsilon: float) -> tuple[Rows, Rows]:
-    """`step.normalise` of two fields that lie one after the other."""
+def _normalised(values: Rows, scale: Array, *, epsilon: float) -> Rows:
+    """`step.normalise`."""
+    return values * jax.lax.rsqrt(jnp.mean(jnp.square(values), -1, keepdims=True) + epsilon) * scale[None]
+
+
+def _normalised_halves(one: Rows, other: Rows, scale: Array, other_scale: Array, *, epsilon: float) -> tuple[Rows, Rows]:
+    """`_normalised` of two fields that lie one after the other, for Triton can't part what it has computed."""
     squares = jnp.sum(jnp.square(one), -1, keepdims=True) + jnp.sum(jnp.square(other), -1, keepdims=True)
     factor = jax.lax.rsqrt(squares / (one.shape[-1] + other.shape[-1]) + epsilon)
     return one * factor * scale[None], other * factor * other_scale[None]
 
 
-def _normalisation(weights: dict, name: str, one: Rows, memory: Rows, plan: Plan) -> tuple[Callable, tuple]:
-    """The normalisation before the affine map `name`, and what it is to be applied to."""
-    scale, visible = weights[f"{name}_scale"], plan.config.cell.visible
-    normalise = functools.partial(_normalised_pair, epsilon=plan.config.cell.normalisation_epsilon)
-    return normalise, (one, memory, scale[:visible], scale[visible:])
-
-
 def _gated(hidden: Rows, gathered: Rows, bias: Array) -> Rows:
     """The content, times the gate that the gathered messages set."""
     return jax.nn.gelu(hidden) * (1 + gathered + bias[None])
+
+
+def _memory_logits(weights: dict, proposed: Rows, memory: Rows) -> Rows:
+    """What to forget; half of the kernel acts on what is proposed, half on the memory."""
+    kernel, width = weights["memory_kernel"], proposed.shape[-1]
+    return _multiply(proposed, kernel[:width, :]) + _multiply(memory, kernel[width:, :]) + weights["memory_bias"][...][None]
+
+
+def _memory_logits_backward(weights: dict, to_weights: dict, proposed: Rows, memory: Rows, gradient: Rows) -> tuple[Rows, Rows]:
+    kernel, to_kernel, width = weights["memory_kernel"], to_weights["memory_kernel"], proposed.shape[-1]
+    to_weights["memory_bias"][...], low = jnp.sum(gradient, 0), gradient.astype(kernel.dtype)
+    to_kernel[:width, :] = _multiply(proposed.T.astype(kernel.dtype), low).astype(kernel.dtype)
+    to_kernel[width:, :] = _multiply(memory.T.astype(kernel.dtype), low).astype(kernel.dtype)
+    return _multiply(low, kernel[:width, :].T), _multiply(low, kernel[width:, :].T)
 
 
 def _updated(
@@ -94,180 +185,177 @@ def _updated(
     memory: Rows,
     size: Array,
     *,
-    fires: Rows,
+    fires: tuple[Rows, Rows],
     config: UpdateConfig,
-) -> tuple[Rows, Rows]:
-    """`step.update`, from the logits of what to forget."""
+) -> tuple[Rows, Rows, Rows]:
+    """`step.update`, from the logits of what to forget; and the square of how far the visible channels moved.
+
+    `fires`: how far visible channels and memory move.
+    """
     goal = proposed + perceived
     change = goal - visible if config.residual else goal
     if config.bound == "tanh":
         change = jnp.tanh(change)
-    base = visible if config.residual else (1 - fires) * visible
-    return base + fires * size[None] * change, memory + fires * jax.nn.sigmoid(forget) * (proposed - memory)
+    base = visible if config.residual else (1 - fires[0]) * visible
+    moved = base + fires[0] * size[None] * change
+    kept = memory + fires[1] * jax.nn.sigmoid(forget) * (proposed - memory)
+    return moved, kept, jnp.sum(jnp.square(moved - visible), -1, keepdims=True)
 
 
-class _Surroundings:
-    """The neighbours of this program's cell, in whole fields or in fields extended beyond the walls."""
-
-    def __init__(self, plan: Plan, rows: int):
-        self.plan, self.rows = plan, rows
-        cell = (pl.program_id(0), jax.lax.div(pl.program_id(1), plan.grid[2]), jax.lax.rem(pl.program_id(1), plan.grid[2]))
-        self.cell, self.samples = cell, pl.Slice(pl.program_id(2) * rows, rows)
-
-    def see(self, field, around, k, columns) -> Rows:
-        """This block's samples of the neighbour at offset `k`."""
-        beyond = [index + around[k, axis] for axis, index in enumerate(self.cell)]
-        if not self.plan.world.whole:
-            depth, height, width = (index + 1 for index in beyond)
-            return field[depth, height, width, self.samples, columns].astype(jnp.float32)
-        depth, height, width = (jax.lax.rem(index + size, size) for index, size in zip(beyond, self.plan.grid, strict=True))
-        seen = field[depth, height, width, self.samples, columns].astype(jnp.float32)
-        if self.plan.world.walls == "periodic":
-            return seen
-        inside = (depth == beyond[0]) & (height == beyond[1]) & (width == beyond[2])
-        return jnp.where(inside, seen, 0.0)
-
-    def gather(self, weights, field, around, columns: pl.Slice) -> Rows:
-        """`step.plain_neighbour_sum` for this cell; `around` holds the offsets, one a row."""
-
-        def add(k, total: Rows) -> Rows:
-            return total + weights[k, columns][None] * self.see(field, around, k, columns)
-
-        return jax.lax.fori_loop(0, around.shape[0], add, jnp.zeros((self.rows, columns.size)))
-
-    def correlate(self, to_sum: Rows, field, around, columns, to_weights) -> None:
-        """The gradient of `gather` to the weights, written row by row."""
-
-        def write(k, carry):
-            to_weights[k, columns] = jnp.sum(to_sum * self.see(field, around, k, columns), 0)
-            return carry
-
-        jax.lax.fori_loop(0, around.shape[0], write, None)
-
-
-def speak(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """A cell's normalised message, from its state."""
+def speak(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """A cell's normalised message from its state, and the factor that normalised it."""
     del around, to_weights
-    normalise, own = _normalisation(weights, "message", fields["visible"][...], fields["memory"][...], plan)
-    hidden = weights["gate_scale"].shape[0]
-    message = jax.nn.gelu(_hidden(weights, "message", normalise(*own), pl.Slice(0, hidden)))
-    squares = jnp.sum(jnp.square(message), -1, keepdims=True)
-    message *= jax.lax.rsqrt(squares / hidden + plan.config.cell.normalisation_epsilon) * weights["gate_scale"][...][None]
-    results["message"][...] = message.astype(results["message"].dtype)
+    epsilon = plan.config.cell.normalisation_epsilon
+    own = _normalised(fields["state"][...], weights["message_scale"][...], epsilon=epsilon)
+    message = jax.nn.gelu(_affine(weights, "message", own))
+    factor = jax.lax.rsqrt(jnp.mean(jnp.square(message), -1, keepdims=True) + epsilon)
+    results["factor"][...] = factor
+    results["message"][...] = (message * factor * weights["gate_scale"][...][None]).astype(results["message"].dtype)
 
 
-def speak_backward(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """Gradients to the state before a step and to the message's weights, from what the neighbours owe to this cell.
-
-    With a = gelu(h), r = (mean a^2 + epsilon)^-1/2 and y = a r s, the gradient to a is r s dy - a r^3 mean(dy s a).
-    """
-    rows, visible = fields["visible"].shape[0], plan.config.cell.visible
-    surroundings, scale, hidden = _Surroundings(plan, rows), weights["gate_scale"], weights["gate_scale"].shape[0]
-    normalise, own = _normalisation(weights, "message", fields["visible"][...], fields["memory"][...], plan)
-    parts = normalise(*own)
-
-    def at(chunk):
-        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
-        to_message = surroundings.gather(weights["gate_adjoint"], around["gathered"], around["gate"], columns)
-        return columns, to_message, _hidden(weights, "message", parts, columns)
-
-    def add_means(chunk, means):
-        columns, to_message, before = at(chunk)
-        message = jax.nn.gelu(before)
-        square = jnp.sum(jnp.square(message), -1, keepdims=True) / hidden
-        return means[0] + square, means[1] + jnp.sum(to_message * scale[columns][None] * message, -1, keepdims=True) / hidden
-
-    nothing = jnp.zeros((rows, 1))
-    square, product = jax.lax.fori_loop(0, hidden // _columns(hidden), add_means, (nothing, nothing))
-    factor = jax.lax.rsqrt(square + plan.config.cell.normalisation_epsilon)
-
-    def differentiate(chunk, to_parts):
-        columns, to_message, before = at(chunk)
-        message, pull = jax.vjp(jax.nn.gelu, before)
-        to_weights["gate_scale"][columns] = jnp.sum(to_message * message * factor, 0)
-        [to_hidden] = pull(factor * (scale[columns][None] * to_message - message * (factor * factor * product)))
-        added = _hidden_backward(weights, to_weights, "message", parts, columns, to_hidden)
-        return to_parts[0] + added[0], to_parts[1] + added[1]
-
-    empty = jnp.zeros((rows, visible))
-    to_parts = jax.lax.fori_loop(0, hidden // _columns(hidden), differentiate, (empty, empty))
-    to_visible, to_memory, to_first, to_second = jax.vjp(normalise, *own)[1](to_parts)
-    to_weights["message_scale"][:visible], to_weights["message_scale"][visible:] = to_first, to_second
-    everything = pl.Slice(0, visible)
-    perceived = surroundings.gather(weights["perception_adjoint"], around["perceived"], around["perception"], everything)
-    results["visible"][...] = fields["to_visible"][...] + to_visible + perceived
-    results["memory"][...] = fields["to_memory"][...] + to_memory
-
-
-class _Cell:
-    """What both directions of a move compute of one cell."""
-
-    def __init__(self, fields: dict, weights: dict, around: dict, plan: Plan):
-        self.weights, self.around, self.plan = weights, around, plan
-        self.rows, self.hidden = fields["visible"].shape[0], weights["gate_bias"].shape[0]
-        self.surroundings, self.memory = _Surroundings(plan, self.rows), fields["memory"][...]
-        everything = pl.Slice(0, plan.config.cell.visible)
-        self.perceived = self.surroundings.gather(weights["perception"], around["visible"], around["perception"], everything)
-        self.normalise, self.seen = _normalisation(weights, "content", self.perceived, self.memory, plan)
-        self.parts = self.normalise(*self.seen)
-
-    def columns(self, chunk) -> tuple:
-        """Some columns: which, the hidden layer, the messages gathered for its gate, and the gate's bias."""
-        columns = pl.Slice(chunk * _columns(self.hidden), _columns(self.hidden))
-        gathered = self.surroundings.gather(self.weights["gate"], self.around["message"], self.around["gate"], columns)
-        return columns, (_hidden(self.weights, "content", self.parts, columns), gathered, self.weights["gate_bias"][columns])
-
-    def over_columns(self, body: Callable, start):
-        """A loop over all columns of the hidden layer, some at a time."""
-        return jax.lax.fori_loop(0, self.hidden // _columns(self.hidden), body, start)
-
-    def update(self, fields: dict) -> tuple[Callable, tuple]:
-        """The update, and what it is to be applied to."""
-
-        def add(chunk, proposed):
-            columns, content = self.columns(chunk)
-            return proposed + _multiply(_gated(*content), self.weights["candidate_kernel"][columns, :])
-
-        proposed = self.over_columns(add, jnp.zeros(self.perceived.shape)) + self.weights["candidate_bias"][...][None]
-        forget = _hidden(self.weights, "memory", (proposed, self.memory), slice(None))
-        update = functools.partial(_updated, fires=fields["fires"][...], config=self.plan.config.update)
-        return update, (proposed, forget, self.perceived, fields["visible"][...], self.memory, self.weights["step_size"][...])
-
-
-def move(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """A cell's next state, from its neighbours' visible channels and messages."""
+def hear(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """What a cell makes of its neighbours: visible channels perceived, followed by its own memory, and messages gathered."""
     del to_weights
-    update, operands = _Cell(fields, weights, around, plan).update(fields)
-    results["visible"][...], results["memory"][...] = update(*operands)
+    rows, visible = results["around"].shape[0], plan.config.cell.visible
+    results["around"][:, :visible] = around.sum("perception", weights, rows, pl.Slice(0, visible))
+    results["around"][:, visible:] = fields["state"][:, visible:]
+    for columns in _pieces(results["gathered"].shape[1]):
+        results["gathered"][:, columns] = around.sum("gate", weights, rows, columns).astype(results["gathered"].dtype)
 
 
-def move_backward(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
+def move(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """A cell's next state from what it heard; with what it proposed, and how far it moved."""
+    del around, to_weights
+    visible, hidden = plan.config.cell.visible, weights["gate_bias"].shape[0]
+    low = _content(fields, weights, plan)
+
+    def add(chunk, proposed):
+        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+        gated = _gated(*_gate(fields, weights, low, columns))
+        return proposed + _multiply(gated, weights["candidate_kernel"][columns, :])
+
+    nothing = jnp.zeros((low.shape[0], visible))
+    proposed = jax.lax.fori_loop(0, hidden // _columns(hidden), add, nothing) + weights["candidate_bias"][...][None]
+    update, operands = _update(fields, weights, proposed, plan)
+    results["proposed"][...] = proposed
+    results["state"][:, :visible], results["state"][:, visible:], results["moved"][...] = update(*operands)
+
+
+def _content(fields: dict, weights: dict, plan: Plan) -> Rows:
+    """What a cell heard, normalised, in the numbers of the product that comes next."""
+    epsilon = plan.config.cell.normalisation_epsilon
+    heard = _normalised(fields["around"][...], weights["content_scale"][...], epsilon=epsilon)
+    return heard.astype(weights["content_kernel"].dtype)
+
+
+def _gate(fields: dict, weights: dict, low: Rows, columns: pl.Slice) -> tuple[Rows, Rows, Array]:
+    """Columns of what `_gated` is applied to."""
+    gathered = fields["gathered"][:, columns].astype(jnp.float32)
+    return _affine(weights, "content", low, columns), gathered, weights["gate_bias"][columns]
+
+
+def _update(fields: dict, weights: dict, proposed: Rows, plan: Plan) -> tuple[Callable, tuple]:
+    """The update, and what it is to be applied to."""
+    visible = plan.config.cell.visible
+    memory = fields["state"][:, visible:]
+    fires = fields["fires"][:, :1], fields["fires"][:, 1:]
+    own = (fields["around"][:, :visible], fields["state"][:, :visible], memory, weights["step_size"][...])
+    forget = _memory_logits(weights, proposed, memory)
+    return functools.partial(_updated, fires=fires, config=plan.config.update), (proposed, forget, *own)
+
+
+def move_backward(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
     """Gradients to the weights, to the own state, and to what the cell perceived and gathered, which it owes its neighbours."""
-    cell, visible, kernel = _Cell(fields, weights, around, plan), plan.config.cell.visible, weights["candidate_kernel"]
-    update, operands = cell.update(fields)
-    to_next = (fields["to_visible"][...], fields["to_memory"][...])
+    del around
+    visible, hidden, kernel = plan.config.cell.visible, weights["gate_bias"].shape[0], weights["candidate_kernel"]
+    update, operands = _update(fields, weights, fields["proposed"][...], plan)
+    to_next = (fields["to_state"][:, :visible], fields["to_state"][:, visible:], fields["to_moved"][...])
     to_proposed, to_forget, to_perceived, to_visible, to_memory, to_size = jax.vjp(update, *operands)[1](to_next)
-    results["visible"][...], to_weights["step_size"][...] = to_visible, to_size
-    own = (operands[0], cell.memory)
-    proposed_too, memory_too = _hidden_backward(weights, to_weights, "memory", own, slice(None), to_forget)
-    to_proposed, to_memory = to_proposed + proposed_too, to_memory + memory_too
+    to_weights["step_size"][...] = to_size
+    through, remembered = _memory_logits_backward(weights, to_weights, operands[0], operands[4], to_forget)
+    to_proposed += through
     to_weights["candidate_bias"][...], low = jnp.sum(to_proposed, 0), to_proposed.astype(kernel.dtype)
+    content = _content(fields, weights, plan)
 
-    def differentiate(chunk, to_parts):
-        columns, content = cell.columns(chunk)
-        gated, pull = jax.vjp(_gated, *content)
-        to_weights["candidate_kernel"][columns, :] = _multiply(gated.T, low).astype(kernel.dtype)
+    def differentiate(chunk, to_halves):
+        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+        gated, pull = jax.vjp(_gated, *_gate(fields, weights, content, columns))
+        to_weights["candidate_kernel"][columns, :] = _multiply(gated.T.astype(kernel.dtype), low).astype(kernel.dtype)
         to_hidden, to_gathered, to_weights["gate_bias"][columns] = pull(_multiply(low, kernel[columns, :].T))
         results["gathered"][:, columns] = to_gathered.astype(results["gathered"].dtype)
-        cell.surroundings.correlate(to_gathered, around["message"], around["gate"], columns, to_weights["gate"])
-        added = _hidden_backward(weights, to_weights, "content", cell.parts, columns, to_hidden)
-        return to_parts[0] + added[0], to_parts[1] + added[1]
+        owed = _affine_to_weights(to_weights, "content", content, columns, to_hidden)
+        halves = (weights["content_kernel"][half, columns] for half in (slice(visible), slice(visible, None)))
+        return tuple(total + _multiply(owed, half.T) for total, half in zip(to_halves, halves, strict=True))
 
-    empty = jnp.zeros(cell.perceived.shape)
-    to_parts = cell.over_columns(differentiate, (empty, empty))
-    perceived_too, memory_too, to_first, to_second = jax.vjp(cell.normalise, *cell.seen)[1](to_parts)
-    to_weights["content_scale"][:visible], to_weights["content_scale"][visible:] = to_first, to_second
-    to_perceived = to_perceived + perceived_too
-    results["perceived"][...], results["memory"][...] = to_perceived, to_memory + memory_too
-    everything = pl.Slice(0, visible)
-    cell.surroundings.correlate(to_perceived, around["visible"], around["perception"], everything, to_weights["perception"])
+    nothing = jnp.zeros(operands[0].shape)
+    to_halves = jax.lax.fori_loop(0, hidden // _columns(hidden), differentiate, (nothing, nothing))
+    normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
+    scale = weights["content_scale"]
+    heard = (fields["around"][:, :visible], fields["around"][:, visible:], scale[:visible], scale[visible:])
+    through, again, to_weights["content_scale"][:visible], to_weights["content_scale"][visible:] = jax.vjp(normalise, *heard)[
+        1
+    ](to_halves)
+    results["perceived"][...] = to_perceived + through
+    results["state"][:, :visible], results["state"][:, visible:] = to_visible, to_memory + remembered + again
+
+
+def correlate(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """Gradients of neighbour sums to their weights, over all samples, from those to the sums, in `fields`."""
+    del weights, results
+    for name, gradient in to_weights.items():
+        near = list(enumerate(plan.near(name)))
+        for columns in _pieces(gradient.shape[1]):
+            for some in (near[start : start + _SUMS] for start in range(0, len(near), _SUMS)):
+
+                def add(block, sums, some=some, name=name, columns=columns):
+                    samples = pl.Slice(block * _FEW_ROWS, _FEW_ROWS)
+                    to_sum = fields[name][samples, columns].astype(jnp.float32)
+                    seen = [around.see(name, offset, samples, columns) for _, offset in some]
+                    return tuple(total + to_sum * one for total, one in zip(sums, seen, strict=True))
+
+                nothing = jnp.zeros((_FEW_ROWS, columns.size))
+                sums = jax.lax.fori_loop(0, plan.batch // _FEW_ROWS, add, (nothing,) * len(some))
+                for (k, offset), total in zip(some, sums, strict=True):
+                    gradient[k, columns] = jnp.where(around.sees(offset), jnp.sum(total, 0), 0.0)
+
+
+def collect(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """What a cell's neighbours owe it: gradients to its visible channels, added to those it had, and to its message, with their
+    product with that."""
+    del to_weights
+    rows, visible = results["state"].shape[0], plan.config.cell.visible
+    owed = around.sum("perception", weights, rows, pl.Slice(0, visible))
+    results["state"][:, :visible] = fields["to_state"][:, :visible] + owed
+    results["state"][:, visible:] = fields["to_state"][:, visible:]
+    product = jnp.zeros((rows, 1))
+    for columns in _pieces(results["message"].shape[1]):
+        to_message = around.sum("gate", weights, rows, columns)
+        product += jnp.sum(to_message * fields["message"][:, columns].astype(jnp.float32), -1, keepdims=True)
+        results["message"][:, columns] = to_message.astype(results["message"].dtype)
+    results["product"][...] = product
+
+
+def speak_backward(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """Gradients to the state before a step and to the message's weights, from what was collected.
+
+    With a = gelu(h), r = (mean a^2 + epsilon)^-1/2 and y = a r s, the gradient to a is r s dy - a r^2 mean(dy y).
+    """
+    del around
+    scale, hidden = weights["gate_scale"], weights["gate_scale"].shape[0]
+    normalise = functools.partial(_normalised, epsilon=plan.config.cell.normalisation_epsilon)
+    own = (fields["state"][...], weights["message_scale"][...])
+    low, factor = normalise(*own).astype(weights["message_kernel"].dtype), fields["factor"][...]
+    common = factor * factor * fields["to_product"][...] / hidden
+
+    def differentiate(chunk, to_normalised):
+        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+        to_message = fields["to_message"][:, columns].astype(jnp.float32)
+        message, pull = jax.vjp(jax.nn.gelu, _affine(weights, "message", low, columns))
+        to_weights["gate_scale"][columns] = jnp.sum(to_message * message * factor, 0)
+        [to_hidden] = pull(factor * scale[columns][None] * to_message - message * common)
+        owed = _affine_to_weights(to_weights, "message", low, columns, to_hidden)
+        return to_normalised + _multiply(owed, weights["message_kernel"][:, columns].T)
+
+    to_normalised = jax.lax.fori_loop(0, hidden // _columns(hidden), differentiate, jnp.zeros(low.shape))
+    to_own, to_weights["message_scale"][...] = jax.vjp(normalise, *own)[1](to_normalised)
+    results["state"][...] = fields["to_state"][...] + to_own

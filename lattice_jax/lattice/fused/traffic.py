@@ -9,16 +9,17 @@ import math
 
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import hidden_width, shapes
-from lattice_jax.lattice.fused.step import SPEAKS, sample_blocks
+from lattice_jax.lattice.fused.launch import sample_blocks
+from lattice_jax.lattice.fused.step import SPEAKS
 
 
 def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, int]:
     """Bytes that one step of the whole cube moves to and from GPU memory: weights and fields, forward and backward.
 
     Counted, not measured: every kernel reads each array once (what neighbours read again comes from the cache) and writes it
-    once. Not fused, a product is one kernel, and so is all elementwise work between two products; the backward pass runs the
-    forward one again, and then every kernel's adjoint, which reads what the kernel read and the gradient of what it wrote and
-    writes the gradient of what it read; a product's reads twice, once for each factor.
+    once, and every cell acts. Not fused, a product is one kernel, and so is all elementwise work between two products; the
+    backward pass runs the forward one again, and then every kernel's adjoint, which reads what the kernel read and the gradient
+    of what it wrote and writes the gradient of what it read; a product's reads twice, once for each factor.
     """
     cells, visible, hidden = math.prod(dataclasses.astuple(config.grid)), config.cell.visible, hidden_width(config.cell)
     low = 4 if config.precision == "float32" else 2
@@ -31,9 +32,14 @@ def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, i
     if fused:
         rows, blocks = sample_blocks(batch)
         batch = rows * blocks
-        speak, move = 2 * field + low_layer, field + low_layer + 2 * field + 2 * field
-        forward, backward = speak + move, speak + (move + 2 * field + field + low_layer) + (7 * field + low_layer)
-        backward_weights += speaks + 2 * weights * (blocks if blocks > 1 else 0)
+        state, number = 2 * field, 4
+        listen = (state + low_layer + number) + (state + low_layer) + (state + low_layer)
+        forward = listen + (2 * state + low_layer) + (state + field + number)
+        move = (2 * state + low_layer + field + state + number) + (state + field + low_layer)
+        correlate = 2 * (field + low_layer)
+        collect = (low_layer + state + field + low_layer) + (state + low_layer + number)
+        backward = listen + move + correlate + collect + (2 * state + low_layer + 2 * number) + state
+        backward_weights += speaks + neighbours + 2 * (weights - neighbours) * (blocks if blocks > 1 else 0)
     else:
         elementwise = [(2 * field, pair), (layer, low_layer), (2 * field, field + pair)]
         elementwise += [(layer + low_layer, low_layer), (2 * field, pair), (5 * field, 2 * field)]
