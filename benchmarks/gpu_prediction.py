@@ -1,4 +1,4 @@
-"""What a GPU should reach, predicted from counted bytes and operations: no GPU has run this yet.
+"""What a GPU could reach at most, predicted from counted bytes and operations; `results/gpu_h100.md` has what one did.
 
 Contract: prints a Markdown table. A trained sample costs 6 operations a parameter and step, and the bytes of
 `lattice_jax.lattice.fused.traffic.step_bytes`; the slower of the two bounds counts, at the device's published rates, as if each
@@ -13,7 +13,7 @@ from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.fused.traffic import step_bytes
 
-DEVICES = {"RTX 5090": (1.79e12, 105e12, 209e12), "H200": (4.8e12, 67e12, 989e12)}
+DEVICES = {"RTX 5090": (1.79e12, 105e12, 209e12), "H100": (3.35e12, 67e12, 989e12), "H200": (4.8e12, 67e12, 989e12)}
 """Published rates: memory in bytes/s; float32 and dense bfloat16 products with float32 sums in operations/s."""
 PRECISIONS = ("float32", "bfloat16")
 BATCHES = (32, 64, 256)

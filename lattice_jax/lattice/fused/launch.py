@@ -34,7 +34,7 @@ def sample_blocks(batch: int) -> tuple[int, int]:
 
 
 def multiplying(batch: int) -> Shape:
-    """For kernels of products; with twice as many warps, which halves the registers of a thread, they took longer."""
+    """For kernels of products. Twice as many warps leave a thread half the registers, and measured slower."""
     rows, _ = sample_blocks(batch)
     return Shape(rows, max(4, rows // 8))
 
