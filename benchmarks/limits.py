@@ -75,6 +75,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
     """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
     configs = {
         "hundred": "around_ridge.py",
+        "hundred around a kernel": "around_kernel.py",
         "chatterbot": "chatterbot.py",
         "wordnet": "wordnet.py",
         "large cells": "large_cells.py",
@@ -91,6 +92,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
         return Corpus(name, config, material, adaptation.fit_adapter(plain, material, Path(workdir)))
 
 
+hundred_kernel = partial(corpus, "hundred around a kernel", 20, 5)
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
 chatterbot, large_cells = partial(corpus, "chatterbot", 120, 20), partial(corpus, "large cells", 1200, 200)
 chatterbot_cells = partial(corpus, "large cells of chatterbot", 160, 20)
@@ -172,15 +174,22 @@ def shares_hundred() -> Iterator[Row]:
     yield from after_learning(hundred(), hundred().sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2)))
 
 
+def shares_hundred_kernel() -> Iterator[Row]:
+    """Around a kernel regression."""
+    yield from after_learning(
+        hundred_kernel(), hundred_kernel().sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2))
+    )
+
+
 def shares_chatterbot() -> Iterator[Row]:
     """Large cells around the question."""
-    grid = shares((0.0, 0.2, 0.4, 0.6, 0.8), (0.0, 2.0, 4.0), (0.0, 0.4))
+    grid = shares((0.0, 0.4, 0.8, 1.2), (0.0, 4.0, 6.0, 8.0), (0.0, 0.4))
     yield from after_learning(chatterbot_cells(), chatterbot_cells().divided(3, 100, 100), grid)
 
 
 def shares_wordnet() -> Iterator[Row]:
     """Large cells."""
-    grid = shares((0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 1.5), (0.0, 0.4))
+    grid = shares((0.0, 0.2, 0.4, 0.8), (0.0, 2.0, 4.0, 6.0), (0.0, 0.4))
     yield from after_learning(large_cells(), large_cells().divided(1, 400, 400), grid)
 
 
@@ -212,6 +221,10 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), SHARES, (0.03, 0.1))),
     "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), SMALL_SHARES, (0.01, 0.03))),
     "shares-hundred": ("Shares added once the cube has learned, 'hundred'", shares_hundred),
+    "shares-hundred-kernel": (
+        "Shares added once a cube around a kernel regression has learned, 'hundred'",
+        shares_hundred_kernel,
+    ),
     "shares-chatterbot": ("Shares added once the cube has learned, chatterbot", shares_chatterbot),
     "shares-wordnet": ("Shares added once the cube has learned, WordNet", shares_wordnet),
 }

@@ -37,7 +37,9 @@ CONFIG = Config(
         steps=8,
         update=UpdateConfig(rate=1.0),
     ),
-    answer=AnswerConfig(around="beyond_code", added_question=0.2, added_regression=1.5, removed_mean=0.4),
+    answer=AnswerConfig(
+        around="beyond_code", added_question=0.4, added_regression=6.0, regression="kernel_ridge", removed_mean=0.4
+    ),
     loss=LossConfig(surface_reconstruction=0.0, internal_consistency=0.0, contrastive=0.01),
     optimizer=OptimizerConfig(learning_rate=3e-3, final_learning_rate=1e-5, weight_decay=0.3),
     training=TrainingConfig(

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from lattice_jax.config import AnswerConfig
 from lattice_jax.config.learning import ADDED_AFTERWARDS
-from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, Predict, fit_ridge, ridge
+from lattice_jax.evaluation.baselines import SHARES, Baseline, Pairs, Predict, fit_kernel_ridge, fit_ridge, kernel_ridge, ridge
 from lattice_jax.evaluation.similarity import unit_rows
 from lattice_jax.lattice.adapter import Codec
 
@@ -76,9 +76,14 @@ class _Regressions:
         return ridge(self.train, self._validation, "ridge", shares=shares)
 
     @cached_property
-    def best(self) -> Baseline:
+    def shared(self) -> Baseline:
         """Around any share."""
         return self.around(*SHARES)
+
+    @cached_property
+    def kernel(self) -> Baseline:
+        """Around any share, of a kernel."""
+        return kernel_ridge(self.train, self._validation)
 
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
@@ -101,7 +106,10 @@ def _fit_around(train: Pairs, regressions: _Regressions, config: AnswerConfig, *
             return mean_answer + config.share * (questions - mean_question)
 
         return _of_length(length, shrunken, shrunken(units.questions))
-    chosen = regressions.around(config.share) if config.around == "ridge" else regressions.best
+    if config.around == "ridge":
+        chosen = regressions.around(config.share)
+    else:
+        chosen = regressions.kernel if config.around == "kernel_ridge" else regressions.shared
     found = _of_length(length, chosen.predict, _cross_fitted(units, chosen, config.folds, seed=seed))
     return found._replace(shifts=config.around != "beyond_code")
 
@@ -114,7 +122,8 @@ def _added(regressions: _Regressions, config: AnswerConfig) -> Predict:
         asked = unit_rows(questions, "questions")
         shares = config.added_question * asked - mean
         if config.added_regression:
-            shares += config.added_regression * regressions.best.predict(asked)
+            chosen = regressions.kernel if config.regression == "kernel_ridge" else regressions.shared
+            shares += config.added_regression * chosen.predict(asked)
         return regressions.length * shares
 
     return added
@@ -125,13 +134,14 @@ def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, 
 
 
 def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> np.ndarray:
-    penalty, share = float(chosen.choices["penalty"]), float(chosen.choices["share"])
+    choices = {name: float(value) for name, value in chosen.choices.items()}
+    fit = fit_kernel_ridge if chosen.name == "kernel_ridge" else fit_ridge
     fold_of = np.random.default_rng(seed).permutation(len(train.questions)) % folds
     answers = np.empty_like(train.answers)
     for fold in range(min(folds, len(train.questions))):
         out = fold_of == fold
         others = Pairs(train.questions[~out], train.answers[~out])
-        answers[out] = fit_ridge(others, penalty, share=share)(train.questions[out])
+        answers[out] = fit(others, **choices)(train.questions[out])
     return answers
 
 

@@ -1,5 +1,6 @@
 """Baselines on real embeddings: closed forms, what each fit may see, and the MLP's budget."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def similarity(baseline: Baseline, pairs: Pairs) -> float:
 
 
 def test_every_baseline_is_there_in_order_and_answers_any_questions(divided, fitted):
-    assert list(fitted) == ["question", "mean_answer", "ridge", "residual_ridge", "shared_ridge", "mlp", "mlp_equal"]
+    ridges = ["ridge", "residual_ridge", "shared_ridge", "kernel_ridge"]
+    assert list(fitted) == ["question", "mean_answer", *ridges, "mlp", "mlp_equal"]
     for name, baseline in fitted.items():
         assert baseline.name == name
         for pairs in divided:
@@ -99,12 +101,47 @@ def test_shared_ridge_adds_to_the_share_that_validation_chooses(divided, fitted)
         assert cosine_similarity(predicted, validation.answers).mean() <= fitted["shared_ridge"].validation_similarity + 1e-9
 
 
+def test_kernel_ridge_equals_the_dual_equations_with_an_intercept(divided):
+    """[K + penalty I, 1; 1', 0] [a; b] = [Y; 0], and the answer k(q)'a + b (Suykens and Vandewalle 1999)."""
+    train, _, held_out = divided
+    count, share, penalty, sharpness = len(train.questions), 0.3, 0.2, 3.0
+    kernel = np.exp(sharpness * (train.questions @ train.questions.T - 1)) + penalty * np.eye(count)
+    system = np.block([[kernel, np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]])
+    target = np.concatenate([train.answers - share * train.questions, np.zeros((1, train.answers.shape[1]))])
+    solved = np.linalg.solve(system, target)
+    seen = np.exp(sharpness * (held_out.questions @ train.questions.T - 1))
+    expected = share * held_out.questions + seen @ solved[:-1] + solved[-1]
+    predicted = module.fit_kernel_ridge(train, penalty, share=share, sharpness=sharpness)(held_out.questions)
+    np.testing.assert_allclose(predicted, expected, atol=1e-4)
+
+
+def test_of_many_training_questions_a_sample_is_enough(divided, monkeypatch):
+    train, _, held_out = divided
+    choices = {"penalty": 0.3, "share": 0.3, "sharpness": 4.0}
+    whole = module.fit_kernel_ridge(train, **choices)(held_out.questions)
+    found = []
+    for count in (20, 50):
+        monkeypatch.setattr(module, "LANDMARKS", count)
+        found.append(cosine_similarity(module.fit_kernel_ridge(train, **choices)(held_out.questions), whole).mean())
+    assert 0.97 < found[0] < found[1] < 1
+
+
+def test_kernel_ridge_takes_what_validation_chooses(divided, fitted):
+    train, validation, _ = divided
+    chosen = fitted["kernel_ridge"]
+    for share, penalty, sharpness in itertools.product((0.0, 0.3, 0.6), module.KERNEL_PENALTIES[::5], module.SHARPNESSES):
+        other = module.fit_kernel_ridge(train, penalty, share=share, sharpness=sharpness)(validation.questions)
+        assert cosine_similarity(other, validation.answers).mean() <= chosen.validation_similarity + 1e-9
+
+
 def test_validation_pairs_choose_and_are_never_fitted(divided, monkeypatch):
     train, validation, held_out = divided
     others = Pairs(validation.questions[::-1], -validation.answers)
     # With one penalty and no epochs there is nothing left to choose but the MLP's form.
     monkeypatch.setattr(module, "PENALTIES", np.array([1.0]))
     monkeypatch.setattr(module, "SHARES", (0.5,))
+    monkeypatch.setattr(module, "SHARPNESSES", (4.0,))
+    monkeypatch.setattr(module, "KERNEL_PENALTIES", np.array([0.3]))
     one, two = (fit_baselines(train, chosen_on, parameters=SIZE, operation_budget=0) for chosen_on in (validation, others))
     for name in ("question", "mean_answer", "ridge", "residual_ridge", "shared_ridge"):
         np.testing.assert_array_equal(one[name].predict(held_out.questions), two[name].predict(held_out.questions))
@@ -121,7 +158,7 @@ def test_a_prediction_depends_on_its_own_question_alone(divided, fitted):
 def test_the_linear_and_learned_baselines_beat_the_trivial_ones_on_held_out_pairs(divided, fitted):
     held_out = {name: similarity(baseline, divided[2]) for name, baseline in fitted.items()}
     trivial = max(held_out["question"], held_out["mean_answer"])
-    assert min(held_out["ridge"], held_out["residual_ridge"], held_out["mlp"]) > trivial + 0.01
+    assert min(held_out["ridge"], held_out["residual_ridge"], held_out["kernel_ridge"], held_out["mlp"]) > trivial + 0.01
 
 
 def test_the_mlp_fits_its_training_pairs(divided):

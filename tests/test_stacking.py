@@ -11,7 +11,7 @@ from small_cube import principal_codec
 from lattice_jax import experiment
 from lattice_jax.config import AnswerConfig, CellConfig, Config, GridConfig, LatticeConfig, TrainingConfig
 from lattice_jax.errors import InputError
-from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, ridge
+from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_kernel_ridge, fit_ridge, kernel_ridge, ridge
 from lattice_jax.evaluation.similarity import cosine_similarity
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
@@ -46,7 +46,7 @@ def test_around_nothing_there_is_nothing_to_add(pairs, codec):
     assert not added.remainder.any()
 
 
-@pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge", "shared_ridge"])
+@pytest.mark.parametrize("around", ["question", "shrunken_question", "ridge", "shared_ridge", "kernel_ridge"])
 def test_an_untrained_cube_answers_the_base(pairs, codec, around):
     # Without what its cells add, the wave guide hands its input on; it then takes only time to settle.
     cell = CellConfig(visible=8, memory=8, hidden=16, perception_noise=0.0, candidate_scale=0.0)
@@ -78,7 +78,7 @@ def test_offsets_turn_the_handed_on_question_into_the_base(pairs, codec):
     np.testing.assert_allclose(answered, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("around", ["shrunken_question", "ridge", "shared_ridge"])
+@pytest.mark.parametrize("around", ["shrunken_question", "ridge", "shared_ridge", "kernel_ridge"])
 def test_regressions_answer_at_the_length_of_embeddings_whatever_it_is(pairs, around):
     longer = [Pairs(*(3 * values for values in side)) for side in pairs]
     plain, scaled = base(pairs, around), base(longer, around)
@@ -89,6 +89,24 @@ def test_regressions_answer_at_the_length_of_embeddings_whatever_it_is(pairs, ar
 def test_a_shared_ridge_is_the_baseline_of_that_name(pairs):
     expected = ridge(*pairs, "shared_ridge", shares=SHARES).predict(pairs[1].questions)
     np.testing.assert_allclose(base(pairs, "shared_ridge").predict(pairs[1].questions), expected, atol=1e-6)
+
+
+def test_a_kernel_ridge_is_the_baseline_of_that_name_and_cross_fitted(pairs):
+    train, validation = pairs
+    found, baseline = base(pairs, "kernel_ridge", folds=50), kernel_ridge(*pairs)
+    np.testing.assert_allclose(found.predict(validation.questions), baseline.predict(validation.questions), atol=1e-6)
+    others = Pairs(*(np.delete(values, 17, 0) for values in train))
+    expected = fit_kernel_ridge(others, **baseline.choices)(train.questions[17:18])[0]
+    np.testing.assert_allclose(found.cross_fitted[17], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "fit"), [("shared_ridge", lambda *sides: ridge(*sides, "any", shares=SHARES)), ("kernel_ridge", kernel_ridge)]
+)
+def test_the_regression_that_is_added_is_the_one_that_is_named(pairs, codec, name, fit):
+    added = fit_base(*pairs, AnswerConfig(added_regression=2.0, regression=name), seed=0)
+    remainder = added.offsets(codec, pairs[1].questions).remainder
+    np.testing.assert_allclose(remainder, 2 * fit(*pairs).predict(pairs[1].questions), atol=1e-5)
 
 
 def test_the_surface_loss_of_a_regression_is_at_rest_where_its_answers_are(pairs, codec):

@@ -255,7 +255,7 @@ class Shares(NamedTuple):
 
 
 def after_learning(corpus: Corpus, divisions: list[Sides], grid: Sequence[Shares]) -> Iterator[Row]:
-    """What shares of the question, of the best regression's answer and of the mean answer do to similarity and rank.
+    """What shares of the question, of a regression's answer and of the mean answer do to similarity and rank.
 
     Added to the answers of the cube and, because they would serve any learner, of an MLP of its size. Judged on all pairs that
     nothing learned from, those that chose the cube's best look among them: the more answers there are to be told from, the
@@ -268,12 +268,12 @@ def after_learning(corpus: Corpus, divisions: list[Sides], grid: Sequence[Shares
     def told(learners: Iterable[Trained | Baseline]) -> list[np.ndarray]:
         return [learner.predict(sides.judged_on.questions) for learner, sides in zip(learners, judged, strict=True)]
 
-    for name in ("question", "shared_ridge", "mlp"):
+    for name in ("question", "shared_ridge", "kernel_ridge", "mlp"):
         yield {"answer": spelled(name), **_both_measures(told(of_one[name] for of_one in fitted), judged)}
 
     def added(sides: Sides, name: str) -> np.ndarray:
-        base = fit_base(sides.train, sides.chosen_on, AnswerConfig(**{name: 1.0}), seed=corpus.config.seed)
-        return base.afterwards(sides.judged_on.questions)
+        config = AnswerConfig(regression=corpus.config.answer.regression, **{name: 1.0})
+        return fit_base(sides.train, sides.chosen_on, config, seed=corpus.config.seed).afterwards(sides.judged_on.questions)
 
     # What is added grows with its share, so each is fitted once.
     whole = [{name: added(sides, name) for name in Shares._fields} for sides in judged]

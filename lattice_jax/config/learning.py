@@ -108,11 +108,14 @@ ADDED_AFTERWARDS = ("added_question", "added_regression", "removed_mean")
 class AnswerConfig:
     """How the cube's output becomes the answer."""
 
-    around: Literal["nothing", "question", "shrunken_question", "ridge", "shared_ridge", "beyond_code"] = "nothing"
+    around: Literal["nothing", "question", "shrunken_question", "ridge", "shared_ridge", "kernel_ridge", "beyond_code"] = (
+        "nothing"
+    )
     """What the cube's answer is a change of: 'nothing' decodes its output as it is; 'beyond_code' adds to that only what of the
     best ridge regression's answer no code can hold, and leaves the rest to the cube; otherwise the untrained cube answers the
     question itself, the mean answer moved by a share of what sets the question apart, or what a ridge regression around `share`
-    of the question says, or one around the share that the validation pairs choose, and learns what that lacks."""
+    of the question says, or one around the share that the validation pairs choose, linear or of a kernel, and learns what that
+    lacks."""
     share: float = 0.7
     """Of the question, in 'shrunken_question' and in what 'ridge' is fitted around. 0 leaves the mean answer, which is similar
     to every answer, and the regression of the answers themselves; 1 keeps all that tells answers apart."""
@@ -122,8 +125,10 @@ class AnswerConfig:
     """How much of the question, at an answer's mean length, is added to every answer once the cube has learned. It tells
     answers apart, and gives back what noise on the questions took while the cube learned."""
     added_regression: float = 0.0
-    """How much of the answer of the best ridge regression around a share of the question is added then: two learners that err
-    apart are right together."""
+    """How much of a regression's answer is added then: two learners that err apart are right together."""
+    regression: Literal["shared_ridge", "kernel_ridge"] = "shared_ridge"
+    """Which one that is: the best ridge regression around a share of the question, or the best one of a kernel, which compares
+    a question with those of the training pairs."""
     removed_mean: float = 0.0
     """How much of the mean training answer is taken away then. It is similar to all answers, so it tells none apart."""
 

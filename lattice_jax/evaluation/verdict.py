@@ -26,6 +26,7 @@ LABELS = {
     "ridge": "ridge",
     "residual_ridge": "residual ridge",
     "shared_ridge": "ridge around a share",
+    "kernel_ridge": "kernel ridge",
     "mlp": "MLP",
     "mlp_equal": "MLP, equal size",
     "shuffled": "shuffled pairs",
@@ -104,7 +105,7 @@ class Verdict:
 
     def _compared_with(self) -> list[str]:
         """The baselines that the sentence speaks of: the best of the ridges, and every other real one."""
-        ridges = [name for name in ("ridge", "residual_ridge", "shared_ridge") if name in self.baselines]
+        ridges = [name for name in ("ridge", "residual_ridge", "shared_ridge", "kernel_ridge") if name in self.baselines]
         worse = sorted(ridges, key=lambda name: self.baselines[name].held_out.similarity.value)[:-1]
         return [name for name in self._real() if name not in worse]
 
