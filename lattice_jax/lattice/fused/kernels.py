@@ -292,9 +292,8 @@ def move_backward(fields: dict, weights: dict, around: _Surroundings, results: d
     normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
     scale = weights["content_scale"]
     heard = (fields["around"][:, :visible], fields["around"][:, visible:], scale[:visible], scale[visible:])
-    through, again, to_weights["content_scale"][:visible], to_weights["content_scale"][visible:] = jax.vjp(normalise, *heard)[
-        1
-    ](to_halves)
+    through, again, to_scale, to_other_scale = jax.vjp(normalise, *heard)[1](to_halves)
+    to_weights["content_scale"][:visible], to_weights["content_scale"][visible:] = to_scale, to_other_scale
     results["perceived"][...] = to_perceived + through
     results["state"][:, :visible], results["state"][:, visible:] = to_visible, to_memory + remembered + again
 
