@@ -34,7 +34,7 @@ from lattice_jax.config import (  # noqa: E402
     UpdateConfig,
 )
 from lattice_jax.config.overrides import with_settings  # noqa: E402
-from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, ridge, width_for  # noqa: E402
+from lattice_jax.evaluation.baselines import SHARES, Pairs, fit_ridge, kernel_ridge, ridge, width_for  # noqa: E402
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows  # noqa: E402
 from lattice_jax.lattice import cube  # noqa: E402
 from lattice_jax.lattice.adapter import Codec  # noqa: E402
@@ -171,15 +171,20 @@ def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_r
 
 
 def test_shares_are_added_to_the_answers_of_cube_and_mlp_as_a_run_adds_them(corpus):
-    shares = Shares(added_question=0.5, added_regression=1.5, removed_mean=0.2)
+    shares, by_kernel = (
+        Shares(added_question=0.5, added_regression=1.5, removed_mean=0.2),
+        {"answer.regression": "kernel_ridge"},
+    )
+    corpus = corpus._replace(config=with_settings(corpus.config, by_kernel))
     divisions = corpus.divided(2, 10, 20)
     rows = {
         (row["answer"], row.get("added_question", 0.0)): row for row in after_learning(corpus, divisions, [Shares(), shares])
     }
-    plain = [(name, 0.0) for name in ("question", "shared ridge", "mlp", "cube", "mlp equal")]
+    plain = [(name, 0.0) for name in ("question", "shared ridge", "kernel ridge", "mlp", "cube", "mlp equal")]
     assert sorted(rows) == sorted([*plain, ("cube", 0.5), ("mlp equal", 0.5)])
     assert {name: rows["cube", 0.5][name] for name in Shares._fields} == shares._asdict()
-    settings = with_settings(SMALL, {f"answer.{name}": share for name, share in shares._asdict().items()}).answer
+    added = {f"answer.{name}": share for name, share in shares._asdict().items()}
+    settings = with_settings(SMALL, added | by_kernel).answer
 
     def of_the_cube(sides, asked):
         return train_cube(SMALL, corpus.codec, *sides[:2]).predict(asked)
@@ -187,6 +192,7 @@ def test_shares_are_added_to_the_answers_of_cube_and_mlp_as_a_run_adds_them(corp
     for row, answer in (
         (rows["question", 0.0], lambda sides, asked: asked),
         (rows["shared ridge", 0.0], lambda sides, asked: ridge(*sides[:2], "any", shares=SHARES).predict(asked)),
+        (rows["kernel ridge", 0.0], lambda sides, asked: kernel_ridge(*sides[:2]).predict(asked)),
         (rows["cube", 0.0], of_the_cube),
         (
             rows["cube", 0.5],
