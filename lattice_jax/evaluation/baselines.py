@@ -17,7 +17,6 @@ come near it. The embeddings are rows of unit length in the teacher's space. In 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -215,27 +214,33 @@ class _Kernel:
         weights = (self.to_answers - share * self.to_questions) / (self.eigenvalues + penalty)[:, None]
         return self.mean_answer + share * (questions - self.mean_question) + projected @ weights
 
+    def predictor(self, penalty: float, share: float) -> Predict:
+        """Questions to answers, with these choices."""
+        return lambda questions: self.answer(questions, self.project(questions), penalty, share)
+
 
 def fit_kernel_ridge(train: Pairs, penalty: float, *, share: float, sharpness: float) -> Predict:
     """Kernel ridge regression with these choices; rows of unit length."""
-    kernel = _Kernel(train, sharpness)
-    return lambda questions: kernel.answer(questions, kernel.project(questions), penalty, share)
+    return _Kernel(train, sharpness).predictor(penalty, share)
 
 
 def kernel_ridge(train: Pairs, validation: Pairs) -> Baseline:
     """Kernel ridge regression with the sharpness, the penalty and the share that do best on validation; rows of unit length."""
-    best, similarity = (SHARPNESSES[0], float(KERNEL_PENALTIES[0]), 0.0), -np.inf
-    for sharpness in SHARPNESSES:
+
+    def best(sharpness: float) -> Baseline:
         kernel = _Kernel(train, sharpness)
         projected = kernel.project(validation.questions)
-        for share, penalty in itertools.product((0.0, *SHARES), KERNEL_PENALTIES):
-            answered = kernel.answer(validation.questions, projected, penalty, share)
-            found = float(cosine_similarity(answered, validation.answers).mean())
-            if found > similarity:
-                best, similarity = (sharpness, float(penalty), share), found
-    sharpness, penalty, share = best
-    predict = fit_kernel_ridge(train, penalty, share=share, sharpness=sharpness)
-    return Baseline("kernel_ridge", predict, similarity, {"penalty": penalty, "share": share, "sharpness": sharpness})
+
+        def similarity(choice: tuple[float, float]) -> float:
+            answered = kernel.answer(validation.questions, projected, *choice)
+            return float(cosine_similarity(answered, validation.answers).mean())
+
+        shares, penalties = (0.0, *SHARES), [float(penalty) for penalty in KERNEL_PENALTIES]
+        penalty, share = max(((penalty, share) for share in shares for penalty in penalties), key=similarity)
+        choices: dict[str, float | str] = {"penalty": penalty, "share": share, "sharpness": sharpness}
+        return Baseline("kernel_ridge", kernel.predictor(penalty, share), similarity((penalty, share)), choices)
+
+    return max(map(best, SHARPNESSES), key=lambda baseline: baseline.validation_similarity)
 
 
 def _judged(name: str, predict: Predict, choices: dict[str, float | str], validation: Pairs) -> Baseline:
