@@ -200,7 +200,7 @@ def test_on_a_gpu_the_kernels_are_as_near_to_float32_as_their_numbers(precision,
 @pytest.mark.parametrize(
     ("config", "backend", "found"),
     [
-        (LatticeConfig(), "cpu", "on cpu"),
+        (LatticeConfig(), "cpu", "the device is cpu"),
         (LatticeConfig(sharing="layer"), "gpu", "lattice.sharing is 'layer'"),
         (LatticeConfig(walls="reflect"), "gpu", "lattice.walls is 'reflect'"),
         (with_cell(LatticeConfig(), hidden=96), "gpu", "32 visible and 96 hidden"),
@@ -212,6 +212,8 @@ def test_what_the_kernels_cannot_run_is_refused_with_the_way_out(monkeypatch, co
     with pytest.raises(InputError, match=found) as refusal:
         advance({}, lively_state(SMALL), firings("per batch"), held_cells(), world=world("zero"), config=config)
     assert "engine scan" in str(refusal.value)
+    with pytest.raises(InputError, match=found):
+        devices.engine(dataclasses.replace(config, engine="fused"))
 
 
 def test_bytes_are_those_of_a_count_by_hand():

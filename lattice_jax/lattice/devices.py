@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lattice_jax.config import Engine, GridConfig, LatticeConfig, Walls
 from lattice_jax.errors import InputError
-from lattice_jax.lattice.fused.step import obstacle
+from lattice_jax.lattice.fused.step import obstacle, require
 from lattice_jax.lattice.grid import extend_axis
 
 AXIS = "height"
@@ -43,6 +43,8 @@ def engine(config: LatticeConfig) -> Engine:
             expected="numbers in float32, on the CPU",
             fix="set --config.lattice.engine automatic",
         )
+    if config.engine == "fused":
+        require(config)
     return config.engine
 
 

@@ -163,11 +163,18 @@ def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, st
     if interpret:
         return None
     if jax.default_backend() != "gpu":
-        return f"lattice.engine is 'fused' on {jax.default_backend()}", "a GPU"
+        return f"the device is {jax.default_backend()}", "a GPU"
     if any(width < FEWEST_ROWS or width != pl.next_power_of_2(width) for width in widths):
         found = "lattice.cell has {} visible and {} hidden channels".format(*widths)
         return found, f"powers of two, {FEWEST_ROWS} or more, as the tensor cores take them"
     return None
+
+
+def require(config: LatticeConfig, *, interpret: bool = False) -> None:
+    """Raises InputError where `obstacle` finds one."""
+    if (against := obstacle(config, interpret=interpret)) is not None:
+        found, expected = against
+        raise InputError(f"lattice.engine is 'fused', and {found}", expected=expected, fix="set --config.lattice.engine scan")
 
 
 def advance(
@@ -188,9 +195,7 @@ def advance(
     kernels in plain JAX on any device, for tests. Raises InputError for shared weights, for walls other than zero and periodic,
     without a GPU, and for widths that the GPU kernels can't take.
     """
-    if (against := obstacle(config, interpret=interpret)) is not None:
-        found, expected = against
-        raise InputError(f"{found}, and the engine is 'fused'", expected=expected, fix="set --config.lattice.engine scan")
+    require(config, interpret=interpret)
     depth, height, width, batch, visible = start.visible.shape
     rows, blocks = sample_blocks(batch)
     plan = Plan(world, config, (depth, height, width), rows * blocks, interpret)
