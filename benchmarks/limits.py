@@ -169,16 +169,9 @@ def shares(questions: tuple[float, ...], regressions: tuple[float, ...], means: 
     return [Shares(question, regression, mean) for regression, mean, question in product(regressions, means, questions)]
 
 
-def shares_hundred() -> Iterator[Row]:
-    """Around the regression, which therefore isn't added once more."""
-    yield from after_learning(hundred(), hundred().sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2)))
-
-
-def shares_hundred_kernel() -> Iterator[Row]:
-    """Around a kernel regression."""
-    yield from after_learning(
-        hundred_kernel(), hundred_kernel().sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2))
-    )
+def shares_around(pairs: Corpus) -> Iterator[Row]:
+    """Around a regression, which therefore isn't added once more."""
+    yield from after_learning(pairs, pairs.sides(), shares((0.0, 0.06, 0.1, 0.2), (0.0,), (0.0, 0.1, 0.2)))
 
 
 def shares_chatterbot() -> Iterator[Row]:
@@ -220,10 +213,10 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
     "objective-hundred": ("Similarity and rank, 'hundred'", lambda: objective(hundred(), SHARES, (0.03, 0.1, 0.3))),
     "objective-chatterbot": ("Similarity and rank, chatterbot", lambda: objective(chatterbot(), SHARES, (0.03, 0.1))),
     "objective-wordnet": ("Similarity and rank, WordNet", lambda: objective(wordnet(), SMALL_SHARES, (0.01, 0.03))),
-    "shares-hundred": ("Shares added once the cube has learned, 'hundred'", shares_hundred),
+    "shares-hundred": ("Shares added once the cube has learned, 'hundred'", lambda: shares_around(hundred())),
     "shares-hundred-kernel": (
         "Shares added once a cube around a kernel regression has learned, 'hundred'",
-        shares_hundred_kernel,
+        lambda: shares_around(hundred_kernel()),
     ),
     "shares-chatterbot": ("Shares added once the cube has learned, chatterbot", shares_chatterbot),
     "shares-wordnet": ("Shares added once the cube has learned, WordNet", shares_wordnet),

@@ -85,6 +85,10 @@ class _Regressions:
         """Around any share, of a kernel."""
         return kernel_ridge(self.train, self._validation)
 
+    def best(self, name: str) -> Baseline:
+        """The kernel one by its name, else the linear one."""
+        return self.kernel if name == "kernel_ridge" else self.shared
+
 
 def fit_base(train: Pairs, validation: Pairs, config: AnswerConfig, *, seed: int) -> Base:
     """The base that `config` names; validation pairs choose a regression's penalty, and the share of a shared one."""
@@ -106,10 +110,7 @@ def _fit_around(train: Pairs, regressions: _Regressions, config: AnswerConfig, *
             return mean_answer + config.share * (questions - mean_question)
 
         return _of_length(length, shrunken, shrunken(units.questions))
-    if config.around == "ridge":
-        chosen = regressions.around(config.share)
-    else:
-        chosen = regressions.kernel if config.around == "kernel_ridge" else regressions.shared
+    chosen = regressions.around(config.share) if config.around == "ridge" else regressions.best(config.around)
     found = _of_length(length, chosen.predict, _cross_fitted(units, chosen, config.folds, seed=seed))
     return found._replace(shifts=config.around != "beyond_code")
 
@@ -122,8 +123,7 @@ def _added(regressions: _Regressions, config: AnswerConfig) -> Predict:
         asked = unit_rows(questions, "questions")
         shares = config.added_question * asked - mean
         if config.added_regression:
-            chosen = regressions.kernel if config.regression == "kernel_ridge" else regressions.shared
-            shares += config.added_regression * chosen.predict(asked)
+            shares += config.added_regression * regressions.best(config.regression).predict(asked)
         return regressions.length * shares
 
     return added

@@ -128,6 +128,12 @@ def _pieces(width: int) -> list[pl.Slice]:
     return [pl.Slice(start, _columns(width)) for start in range(0, width, _columns(width))]
 
 
+def _over_columns(hidden: int, body: Callable, start):
+    """A loop over all columns, some at a time: what `body` makes of them and of what it made before."""
+    width = _columns(hidden)
+    return jax.lax.fori_loop(0, hidden // width, lambda piece, carry: body(pl.Slice(piece * width, width), carry), start)
+
+
 def _multiply(one: Rows, other: Rows) -> Rows:
     """In the other's numbers, summed in float32."""
     return jnp.dot(one.astype(other.dtype), other, preferred_element_type=jnp.float32)
@@ -229,13 +235,12 @@ def move(fields: dict, weights: dict, around: _Surroundings, results: dict, to_w
     visible, hidden = plan.config.cell.visible, weights["gate_bias"].shape[0]
     low = _content(fields, weights, plan)
 
-    def add(chunk, proposed):
-        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+    def add(columns, proposed):
         gated = _gated(*_gate(fields, weights, low, columns))
         return proposed + _multiply(gated, weights["candidate_kernel"][columns, :])
 
     nothing = jnp.zeros((low.shape[0], visible))
-    proposed = jax.lax.fori_loop(0, hidden // _columns(hidden), add, nothing) + weights["candidate_bias"][...][None]
+    proposed = _over_columns(hidden, add, nothing) + weights["candidate_bias"][...][None]
     update, operands = _update(fields, weights, proposed, plan)
     results["proposed"][...] = proposed
     results["state"][:, :visible], results["state"][:, visible:], results["moved"][...] = update(*operands)
@@ -277,8 +282,7 @@ def move_backward(fields: dict, weights: dict, around: _Surroundings, results: d
     to_weights["candidate_bias"][...], low = jnp.sum(to_proposed, 0), to_proposed.astype(kernel.dtype)
     content = _content(fields, weights, plan)
 
-    def differentiate(chunk, to_halves):
-        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+    def differentiate(columns, to_halves):
         gated, pull = jax.vjp(_gated, *_gate(fields, weights, content, columns))
         to_weights["candidate_kernel"][columns, :] = _multiply(gated.T.astype(kernel.dtype), low).astype(kernel.dtype)
         to_hidden, to_gathered, to_weights["gate_bias"][columns] = pull(_multiply(low, kernel[columns, :].T))
@@ -288,7 +292,7 @@ def move_backward(fields: dict, weights: dict, around: _Surroundings, results: d
         return tuple(total + _multiply(owed, half.T) for total, half in zip(to_halves, halves, strict=True))
 
     nothing = jnp.zeros(operands[0].shape)
-    to_halves = jax.lax.fori_loop(0, hidden // _columns(hidden), differentiate, (nothing, nothing))
+    to_halves = _over_columns(hidden, differentiate, (nothing, nothing))
     normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
     scale = weights["content_scale"]
     heard = (fields["around"][:, :visible], fields["around"][:, visible:], scale[:visible], scale[visible:])
@@ -346,8 +350,7 @@ def speak_backward(fields: dict, weights: dict, around: _Surroundings, results: 
     low, factor = normalise(*own).astype(weights["message_kernel"].dtype), fields["factor"][...]
     common = factor * factor * fields["to_product"][...] / hidden
 
-    def differentiate(chunk, to_normalised):
-        columns = pl.Slice(chunk * _columns(hidden), _columns(hidden))
+    def differentiate(columns, to_normalised):
         to_message = fields["to_message"][:, columns].astype(jnp.float32)
         message, pull = jax.vjp(jax.nn.gelu, _affine(weights, "message", low, columns))
         to_weights["gate_scale"][columns] = jnp.sum(to_message * message * factor, 0)
@@ -355,6 +358,6 @@ def speak_backward(fields: dict, weights: dict, around: _Surroundings, results: 
         owed = _affine_to_weights(to_weights, "message", low, columns, to_hidden)
         return to_normalised + _multiply(owed, weights["message_kernel"][:, columns].T)
 
-    to_normalised = jax.lax.fori_loop(0, hidden // _columns(hidden), differentiate, jnp.zeros(low.shape))
+    to_normalised = _over_columns(hidden, differentiate, jnp.zeros(low.shape))
     to_own, to_weights["message_scale"][...] = jax.vjp(normalise, *own)[1](to_normalised)
     results["state"][...] = fields["to_state"][...] + to_own
