@@ -149,17 +149,11 @@ static inline void ask_for_gating(const Pass* pass, long t, const Scratch* scrat
   const long wide = lattice->batch * lattice->hidden;
   const Version then = version(pass, t, scratch->next, scratch);
   ask_for(then.content, wide);
+  ask_for(then.gate, wide);
   ask_for(pass->gate_gradient + scratch->next * wide, wide);
   if (!lattice->deferred) return;
   ask_for(then.gated, wide);
   ask_for(then.to_proposed, lattice->batch * lattice->channels);
-}
-
-static inline void ask_for_neighbours(const Pass* pass, const Scratch* scratch) {
-  const long* sizes = pass->lattice->sizes;
-  ask_for(gradient(pass, GATE, scratch->next), sizes[GATE]);
-  ask_for(gradient(pass, PERCEPTION, scratch->next), sizes[PERCEPTION]);
-  ask_for(weight(pass, GATE, scratch->next), sizes[GATE]);
 }
 
 static inline void ask_for_message(const Pass* pass, long t, const Scratch* scratch) {
@@ -177,7 +171,7 @@ static inline void gating_backward(const Pass* pass, long cell, Version held, Ve
   const long hidden = pass->lattice->hidden;
   for (long r = 0; r < pass->lattice->batch; r++) {
     const long start = r * hidden;
-    const float *gate = scratch->gate + start, *to_gated = scratch->to_gated + start;
+    const float *gate = held.gate + start, *to_gated = scratch->to_gated + start;
     gelu_and_slope(hidden, held.content + start, scratch->active, scratch->slope);
 #pragma GCC ivdep
     for (long i = 0; i < hidden; i++) {
@@ -185,8 +179,8 @@ static inline void gating_backward(const Pass* pass, long cell, Version held, Ve
       to_gate[start + i] = to_gated[i] * scratch->active[i];
       arriving.content[start + i] = to_gated[i] * gate[i] * scratch->slope[i];
     }
-    add_rows(1, hidden, to_gate + start, gradient(pass, GATE_BIAS, cell));
   }
+  add_rows(pass->lattice->batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
 }
 
 static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
@@ -202,30 +196,17 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, arriving.forget, scratch->change, scratch);
   split_and_add(batch, channels, scratch->change, arriving.to_proposed, to_memory);
 
-  if (lattice->kept) compute_gate(pass, t, cell, scratch);
   affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
   float* to_gate = pass->gate_gradient + wide;
   ask_for_gating(pass, t, scratch);
   gating_backward(pass, cell, held, arriving, to_gate, scratch);
-  for (long k = 0; k < lattice->gate.count; k++) {
-    const int32_t other = lattice->gate.table[cell * lattice->gate.count + k];
-    if (other >= 0)
-      neighbour_product(batch, hidden, to_gate, version(pass, t, other, scratch).sent, gradient(pass, GATE, cell) + k * hidden);
-  }
 
-  ask_for_neighbours(pass, scratch);
   float* to_perceived = pass->perceived_gradient + narrow;
   affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, arriving.content, scratch->change, scratch);
   join(batch, channels, held.perceived, held.memory, scratch->both);
   normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
                      gradient(pass, CONTENT_SCALE, cell));
   split_and_add(batch, channels, scratch->change, to_perceived, to_memory);
-  for (long k = 0; k < lattice->perception.count; k++) {
-    const int32_t other = lattice->perception.table[cell * lattice->perception.count + k];
-    if (other >= 0)
-      neighbour_product(batch, channels, to_perceived, version(pass, t, other, scratch).visible,
-                        gradient(pass, PERCEPTION, cell) + k * channels);
-  }
   if (!lattice->deferred) fired_gradients(pass, cell, batch, held, arriving, scratch);
 }
 
@@ -262,9 +243,11 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, long 
   for (long k = around->first[cell]; k < around->first[cell + 1]; k++) {
     const long receiver = around->receivers[2 * k], offset = around->receivers[2 * k + 1];
     if (!fires[receiver]) continue;
-    const long upcoming = around->receivers[2 * (k + next < last ? k + next : last)];
+    const int32_t* then = around->receivers + 2 * (k + next < last ? k + next : last);
+    ask_for(weight(pass, weights, then[0]) + then[1] * width, width);
+    ask_for(gradient(pass, weights, then[0]) + then[1] * width, width);
     scratch->around[count++] = (Neighbour){gradients + receiver * block, weight(pass, weights, receiver) + offset * width,
-                                           gradients + upcoming * block};
+                                           gradients + then[0] * block, gradient(pass, weights, receiver) + offset * width};
   }
   return count;
 }
@@ -274,9 +257,10 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, long 
 static inline void gather(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
+  const Version held = version(pass, t, cell, scratch);
   const long readers = heard_by(pass, &lattice->perception, t, cell, PERCEPTION, channels, pass->perceived_gradient, scratch);
-  neighbour_sum(batch, channels, readers, scratch->around, pass->visible_gradient + cell * batch * channels, 1);
+  neighbour_adjoint(batch, channels, readers, scratch->around, held.visible, pass->visible_gradient + cell * batch * channels, 1);
   const int is_last = t == lattice->steps - 1 || pass->plan.fires[t * lattice->cells + cell];
   const long hearers = heard_by(pass, &lattice->gate, t, cell, GATE, hidden, pass->gate_gradient, scratch);
-  neighbour_sum(batch, hidden, hearers, scratch->around, pass->sent_gradient + cell * batch * hidden, !is_last);
+  neighbour_adjoint(batch, hidden, hearers, scratch->around, held.sent, pass->sent_gradient + cell * batch * hidden, !is_last);
 }

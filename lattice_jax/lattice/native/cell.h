@@ -13,6 +13,7 @@
 typedef struct {
   float *visible, *memory, *perceived, *proposed, *forget; /* [batch][channels] */
   float *message, *content;                                /* [batch][hidden], before the activation */
+  float* gate;                                             /* [batch][hidden]: what the candidate's content is multiplied by */
   float* sent;                                             /* [batch][hidden]: what its neighbours read */
   float *to_proposed,
       *gated; /* [batch][channels] and [batch][hidden], backward: what arrives at, and goes into, the candidate */
@@ -21,7 +22,7 @@ typedef struct {
 /* One thread's own memory, for the cell at hand. */
 typedef struct {
   float *both, *change;            /* [batch][2 channels] */
-  float *gate, *to_gated, *active; /* [batch][hidden] */
+  float *to_gated, *active;        /* [batch][hidden] */
   float* slope;                    /* [hidden] */
   float *across, *back;            /* [2 channels or hidden][padded(batch)] */
   float* inputs;                   /* [versions of one cell][batch][2 channels] */
@@ -73,6 +74,7 @@ static inline Version version(const Pass* pass, long t, long cell, const Scratch
   held.forget = all->forget + narrow_start;
   held.message = all->message + wide_start;
   held.content = all->content + wide_start;
+  held.gate = all->gate + wide_start;
   held.sent = all->sent + wide_start;
   if (!lattice->deferred) return held;
   held.to_proposed = all->to_proposed + narrow_start;
@@ -122,7 +124,7 @@ static inline long perceived_by(const Pass* pass, long t, long cell, const Scrat
 }
 
 /* 1 + the neighbours' messages, weighed + bias. */
-static inline void compute_gate(const Pass* pass, long t, long cell, Scratch* scratch) {
+static inline void compute_gate(const Pass* pass, long t, long cell, float* result, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const Neighbourhood* gate = &lattice->gate;
   const long hidden = lattice->hidden;
@@ -136,8 +138,8 @@ static inline void compute_gate(const Pass* pass, long t, long cell, Scratch* sc
                                            version(pass, t, upcoming, scratch).sent};
   }
   for (long r = 0; r < lattice->batch; r++)
-    for (long i = 0; i < hidden; i++) scratch->gate[r * hidden + i] = 1.0f + bias[i];
-  neighbour_sum(lattice->batch, hidden, count, scratch->around, scratch->gate, 1);
+    for (long i = 0; i < hidden; i++) result[r * hidden + i] = 1.0f + bias[i];
+  neighbour_sum(lattice->batch, hidden, count, scratch->around, result, 1);
 }
 
 /* From the message before its activation to what the neighbours read. */
@@ -176,8 +178,8 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
   if (batch <= FEW) ask_for_sums(pass, scratch);
-  compute_gate(pass, t, cell, scratch);
-  for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * scratch->gate[i];
+  compute_gate(pass, t, cell, held.gate, scratch);
+  for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * held.gate[i];
   affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->active, held.proposed, scratch->next);
   join(batch, channels, held.proposed, held.memory, scratch->both);
   affine(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, scratch->both, held.forget, scratch->next);

@@ -1,7 +1,7 @@
 /* What happens between the products: activations, normalisation, and sums over neighbours.
 
    Contract: blocks are row-major [rows][width], one row a sample. Loops are plain so that the compiler vectorises them;
-   `neighbour_sum` and `neighbour_products` keep their running sums in registers. Non-finite values stay non-finite. */
+   sums over neighbours keep theirs in registers. Non-finite values stay non-finite. */
 #pragma once
 
 #include <math.h>
@@ -79,18 +79,31 @@ static inline void normalise_backward(long rows, long width, const float* values
 }
 
 static inline void add_rows(long rows, long width, const float* block, float* restrict sum) {
+  long column = 0;
+  for (; column + 4 * LANES <= width; column += 4 * LANES) {
+    Vector part[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) part[v] = load(sum + column + v * LANES);
+    for (long r = 0; r < rows; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++) part[v] += load(block + r * width + column + v * LANES);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) store(sum + column + v * LANES, part[v]);
+  }
   for (long r = 0; r < rows; r++)
-    for (long i = 0; i < width; i++) sum[i] += block[r * width + i];
+    for (long i = column; i < width; i++) sum[i] += block[r * width + i];
 }
 
-/* One of a cell's neighbours: what it holds, the weight of each channel, and what the next cell will read in its place. */
+/* One of a cell's neighbours: what it holds or sends back, the weight of each channel, what the next cell will read in its
+   place, and in the backward pass where the gradient of these weights is added up. */
 typedef struct {
   const float *block, *weights, *upcoming;
+  float* gradient;
 } Neighbour;
 
 /* Blocks are read through in groups of eight vectors, in the order in which they lie in memory: a group is some whole rows, or
    a row some whole groups. */
-enum { GROUP = 8 * LANES };
+enum { GROUP = 8 * LANES, AT_ONCE = LANES / 2 };
 
 static inline int fits_groups(long width) { return width % LANES == 0 && (GROUP % width == 0 || width % GROUP == 0); }
 
@@ -123,21 +136,71 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
   }
 }
 
-/* sum[i] += sum over rows of gradient[r][i] * block[r][i]: what one neighbour's weights are to change by. */
-static inline void neighbour_product(long rows, long width, const float* gradient, const float* block, float* restrict sum) {
-  const long size = rows * width, span = width > GROUP ? width : GROUP; /* from a group to the next one of its columns */
-  const long grouped = fits_groups(width) ? size / span * span : 0;
-  for (long column = 0; column < span && grouped; column += GROUP) {
-    Vector part[8] = {{0}};
-    for (long start = column; start < grouped; start += span)
+/* `rows` rows by `vectors` vectors of `neighbour_adjoint`, from `start`, which lies in `column`. Both numbers are literals. */
+static inline __attribute__((always_inline)) void adjoint_tile(const int rows, const int vectors, long width, long start,
+                                                               long column, long count, const Neighbour* readers,
+                                                               const float* own, float* out, int accumulate) {
+  Vector sum[AT_ONCE], held[AT_ONCE];
 #pragma GCC unroll 8
-      for (int q = 0; q < 8; q++) part[q] += load(gradient + start + q * LANES) * load(block + start + q * LANES);
-#pragma GCC unroll 8
-    for (int q = 0; q < 8; q++) {
-      float* to = sum + (column + q * LANES) % width;
-      store(to, load(to) + part[q]);
-    }
+  for (int q = 0; q < rows * vectors; q++) {
+    const long place = start + q / vectors * width + q % vectors * LANES;
+    sum[q] = accumulate ? load(out + place) : (Vector){0};
+    held[q] = load(own + place);
   }
-  for (long start = grouped; start < size; start += width)
-    for (long i = 0; i < width; i++) sum[i] += gradient[start + i] * block[start + i];
+  for (long k = 0; k < count; k++) {
+    const float *weights = readers[k].weights + column, *block = readers[k].block + start;
+    const float* upcoming = readers[k].upcoming + start;
+    float* gradient = readers[k].gradient + column;
+    Vector product[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) product[v] = load(gradient + v * LANES);
+#pragma GCC unroll 8
+    for (int q = 0; q < rows * vectors; q++) {
+      const long place = q / vectors * width + q % vectors * LANES;
+      const Vector sent = load(block + place);
+      sum[q] += load(weights + q % vectors * LANES) * sent;
+      product[q % vectors] += held[q] * sent;
+      __builtin_prefetch(upcoming + place, 0, 2);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) store(gradient + v * LANES, product[v]);
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < rows * vectors; q++) store(out + start + q / vectors * width + q % vectors * LANES, sum[q]);
+}
+
+/* All rows, `vectors` vectors at once. */
+static inline __attribute__((always_inline)) void adjoint_strips(const int vectors, long rows, long width, long count,
+                                                                 const Neighbour* readers, const float* own, float* out,
+                                                                 int accumulate) {
+  for (long column = 0; column < width; column += vectors * LANES) {
+    long r = 0;
+    for (; r + AT_ONCE / vectors <= rows; r += AT_ONCE / vectors)
+      adjoint_tile(AT_ONCE / vectors, vectors, width, r * width + column, column, count, readers, own, out, accumulate);
+    for (; r < rows; r++) adjoint_tile(1, vectors, width, r * width + column, column, count, readers, own, out, accumulate);
+  }
+}
+
+/* The adjoint of `neighbour_sum`, by who was heard instead of by who heard: `own` is what all the readers read, `block` what
+   each sends back. out[r][i] = (accumulate ? out : 0) + sum over readers of weights[i] * block[r][i], and to the gradient of each
+   one's weights comes the sum over rows of own[r][i] * block[r][i]. */
+static inline void neighbour_adjoint(long rows, long width, long count, const Neighbour* readers, const float* own, float* out,
+                                     int accumulate) {
+  if (accumulate && count == 0) return;
+  if (width % (4 * LANES) == 0) {
+    adjoint_strips(4, rows, width, count, readers, own, out, accumulate);
+    return;
+  }
+  if (width % (2 * LANES) == 0) {
+    adjoint_strips(2, rows, width, count, readers, own, out, accumulate);
+    return;
+  }
+  if (!accumulate) memset(out, 0, sizeof(float) * rows * width);
+  for (long k = 0; k < count; k++)
+    for (long r = 0; r < rows; r++)
+#pragma GCC ivdep
+      for (long i = 0; i < width; i++) {
+        out[r * width + i] += readers[k].weights[i] * readers[k].block[r * width + i];
+        readers[k].gradient[i] += own[r * width + i] * readers[k].block[r * width + i];
+      }
 }

@@ -6,7 +6,7 @@
 #include "threads.h"
 
 long version_size(const Lattice* lattice) {
-  const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 3 * lattice->hidden;
+  const long state = 2 * lattice->channels, computed = 3 * lattice->channels + 4 * lattice->hidden;
   const long left = lattice->channels + lattice->hidden;
   return lattice->batch * (state + lattice->kept * computed + lattice->deferred * left);
 }
@@ -23,10 +23,11 @@ static Version lay_out(const Lattice* lattice, float* buffer, long versions) {
   start += 3 * narrow;
   all.message = start;
   all.content = start + wide;
-  all.sent = start + 2 * wide;
+  all.gate = start + 2 * wide;
+  all.sent = start + 3 * wide;
   if (!lattice->deferred) return all;
-  all.gated = start + 3 * wide;
-  all.to_proposed = start + 4 * wide;
+  all.gated = start + 4 * wide;
+  all.to_proposed = start + 5 * wide;
   return all;
 }
 
@@ -50,7 +51,6 @@ static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* ar
   return (Scratch){
       .both = take(memory, 2 * narrow),
       .change = take(memory, 2 * narrow),
-      .gate = take(memory, wide),
       .to_gated = take(memory, wide),
       .active = take(memory, wide),
       .slope = take(memory, lattice->hidden),
@@ -63,6 +63,7 @@ static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* ar
               .to_proposed = take(memory, narrow),
               .message = take(memory, wide),
               .content = take(memory, wide),
+              .gate = take(memory, wide),
               .gated = take(memory, wide)},
       .around = around,
   };
