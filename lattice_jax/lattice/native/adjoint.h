@@ -57,26 +57,15 @@ static inline Version arriving_at(const Pass* pass, Version held, const Scratch*
   return pass->lattice->deferred ? held : scratch->own;
 }
 
-/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them, and `arriving`
-   what arrives there. */
-static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long channels = lattice->channels;
+/* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them, `arriving` what
+   arrives there, `inputs` what the content was made of. */
+static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, const float* inputs,
+                                   Scratch* scratch) {
+  const long channels = pass->lattice->channels;
+  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, inputs, arriving.content, scratch);
   affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, arriving.gated, arriving.to_proposed, scratch);
   join(rows, channels, held.proposed, held.memory, scratch->inputs);
   affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, arriving.forget, scratch);
-  join(rows, channels, held.perceived, held.memory, scratch->inputs);
-  normalise(rows, 2 * channels, scratch->inputs, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, scratch->inputs, arriving.content, scratch);
-}
-
-/* The same for messages. */
-static inline void sent_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long channels = lattice->channels;
-  join(rows, channels, held.visible, held.memory, scratch->inputs);
-  normalise(rows, 2 * channels, scratch->inputs, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, rows, scratch->inputs, arriving.message, scratch);
 }
 
 /* All of a cell's firings and messages together, where they are deferred. */
@@ -85,10 +74,15 @@ static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
   const long first = pass->plan.first[cell], count = pass->plan.first[cell + 1] - first;
   const long wide = lattice->batch * lattice->hidden;
   const Version held = version(pass, 0, cell, scratch);
-  fired_gradients(pass, cell, (count - 1) * lattice->batch, held, held, scratch); /* the last version is the one that stays */
+  const long fired = (count - 1) * lattice->batch; /* the last version is the one that stays */
+  normalise_pair(fired, lattice->channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
+                 scratch->inputs);
+  fired_gradients(pass, cell, fired, held, held, scratch->inputs, scratch);
   for (long i = 0; i < count; i++)
     if (!pass->plan.sent[first + i]) memset(held.message + i * wide, 0, sizeof(float) * wide);
-  sent_gradients(pass, cell, count * lattice->batch, held, held, scratch);
+  normalise_pair(count * lattice->batch, lattice->channels, held.visible, held.memory, weight(pass, MESSAGE_SCALE, cell),
+                 lattice->epsilon, scratch->inputs);
+  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, count * lattice->batch, scratch->inputs, held.message, scratch);
 }
 
 /* The update's adjoint: from the next state's gradient to that of this state, of how far the cell moved, of what was perceived
@@ -150,7 +144,6 @@ static inline void ask_for_gating(const Pass* pass, long t, const Scratch* scrat
   const Version then = version(pass, t, scratch->next, scratch);
   ask_for(then.content, wide);
   ask_for(then.gate, wide);
-  ask_for(pass->gate_gradient + scratch->next * wide, wide);
   if (!lattice->deferred) return;
   ask_for(then.gated, wide);
   ask_for(then.to_proposed, lattice->batch * lattice->channels);
@@ -164,29 +157,25 @@ static inline void ask_for_message(const Pass* pass, long t, const Scratch* scra
   ask_for(then.memory, narrow);
 }
 
-/* From the gradient of what went into the candidate, `scratch->to_gated`, to those of the gate and of the content before its
-   activation. Sample by sample, so that activations and slopes stay in the first cache. */
-static inline void gating_backward(const Pass* pass, long cell, Version held, Version arriving, float* to_gate,
-                                   Scratch* scratch) {
-  const long hidden = pass->lattice->hidden;
-  for (long r = 0; r < pass->lattice->batch; r++) {
-    const long start = r * hidden;
-    const float *gate = held.gate + start, *to_gated = scratch->to_gated + start;
-    gelu_and_slope(hidden, held.content + start, scratch->active, scratch->slope);
+/* From the gradient of what went into the candidate, `scratch->to_gated`, to those of the gate, in its place, and of the content
+   before its activation. */
+static inline void gating_backward(const Pass* pass, long cell, Version held, Version arriving, const Scratch* scratch) {
+  const long wide = pass->lattice->batch * pass->lattice->hidden;
+  const float *to_gated = scratch->to_gated, *content = held.content;
+  float *gate = held.gate, *to_content = arriving.content, *gated = arriving.gated;
 #pragma GCC ivdep
-    for (long i = 0; i < hidden; i++) {
-      arriving.gated[start + i] = scratch->active[i] * gate[i];
-      to_gate[start + i] = to_gated[i] * scratch->active[i];
-      arriving.content[start + i] = to_gated[i] * gate[i] * scratch->slope[i];
-    }
+  for (long i = 0; i < wide; i++) {
+    const float z = content[i], opened = gelu_sigmoid(z), active = z * opened, through = gate[i];
+    gated[i] = active * through;
+    gate[i] = to_gated[i] * active;
+    to_content[i] = to_gated[i] * through * gelu_slope(z, opened);
   }
-  add_rows(pass->lattice->batch, hidden, to_gate, gradient(pass, GATE_BIAS, cell));
+  add_rows(pass->lattice->batch, pass->lattice->hidden, gate, gradient(pass, GATE_BIAS, cell));
 }
 
 static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
-  const long narrow = cell * batch * channels, wide = cell * batch * hidden;
+  const long batch = lattice->batch, channels = lattice->channels, narrow = cell * batch * channels;
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   if (!lattice->kept) propose(pass, t, cell, scratch);
   update_backward(pass, t, cell, held, arriving);
@@ -197,48 +186,43 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   split_and_add(batch, channels, scratch->change, arriving.to_proposed, to_memory);
 
   affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
-  float* to_gate = pass->gate_gradient + wide;
   ask_for_gating(pass, t, scratch);
-  gating_backward(pass, cell, held, arriving, to_gate, scratch);
+  gating_backward(pass, cell, held, arriving, scratch);
 
-  float* to_perceived = pass->perceived_gradient + narrow;
   affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, arriving.content, scratch->change, scratch);
-  join(batch, channels, held.perceived, held.memory, scratch->both);
-  normalise_backward(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->change,
-                     gradient(pass, CONTENT_SCALE, cell));
-  split_and_add(batch, channels, scratch->change, to_perceived, to_memory);
-  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, arriving, scratch);
+  normalise_pair_backward(batch, channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
+                          scratch->change, gradient(pass, CONTENT_SCALE, cell), pass->perceived_gradient + narrow, to_memory);
+  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, arriving, scratch->change, scratch);
 }
 
 static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, wide = batch * hidden;
+  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, narrow = cell * batch * channels;
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
-  float* to_sent = pass->sent_gradient + cell * wide;
   ask_for_message(pass, t, scratch);
-  for (long r = 0; r < batch; r++) {
-    const long start = r * hidden;
-    gelu_and_slope(hidden, held.message + start, scratch->active, scratch->slope);
-    normalise_backward(1, hidden, scratch->active, weight(pass, GATE_SCALE, cell), lattice->epsilon, to_sent + start,
-                       gradient(pass, GATE_SCALE, cell));
-#pragma GCC ivdep
-    for (long i = 0; i < hidden; i++) arriving.message[start + i] = to_sent[start + i] * scratch->slope[i];
-  }
+  activate_and_normalise_backward(batch, hidden, held.message, weight(pass, GATE_SCALE, cell), lattice->epsilon,
+                                  pass->sent_gradient + cell * batch * hidden, gradient(pass, GATE_SCALE, cell),
+                                  arriving.message, scratch->row, scratch->slope);
   affine_backward(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, arriving.message, scratch->change, scratch);
-  join(batch, channels, held.visible, held.memory, scratch->both);
-  normalise_backward(batch, 2 * channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon, scratch->change,
-                     gradient(pass, MESSAGE_SCALE, cell));
-  split_and_add(batch, channels, scratch->change, pass->visible_gradient + cell * batch * channels,
-                pass->memory_gradient + cell * batch * channels);
-  if (!lattice->deferred) sent_gradients(pass, cell, batch, held, arriving, scratch);
+  normalise_pair_backward(batch, channels, held.visible, held.memory, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon,
+                          scratch->change, gradient(pass, MESSAGE_SCALE, cell), pass->visible_gradient + narrow,
+                          pass->memory_gradient + narrow);
+  if (!lattice->deferred)
+    affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, batch, scratch->change, arriving.message, scratch);
 }
 
-/* Who reads a cell in step t, and what they send back: `gradients` by receiver, in blocks of `width` channels. */
-static inline long heard_by(const Pass* pass, const Neighbourhood* around, long t, long cell, enum Parameter weights,
-                            long width, const float* gradients, const Scratch* scratch) {
+/* What a cell that fired in step t sends back to those whom it read. */
+static inline const float* sent_back(const Pass* pass, enum Parameter weights, long t, long cell, const Scratch* scratch) {
+  if (weights == GATE) return version(pass, t, cell, scratch).gate;
+  return pass->perceived_gradient + cell * pass->lattice->batch * pass->lattice->channels;
+}
+
+/* Who reads a cell in step t, and what they send back: the gradients of what they perceived, or of their gates. */
+static inline long heard_by(const Pass* pass, const Neighbourhood* around, enum Parameter weights, long t, long cell,
+                            const Scratch* scratch) {
   const uint8_t* fires = pass->plan.fires + t * pass->lattice->cells;
-  const long block = pass->lattice->batch * width, next = around->first[scratch->next] - around->first[cell];
-  const long last = around->first[pass->lattice->cells] - 1;
+  const long width = pass->lattice->sizes[weights] / around->count;
+  const long next = around->first[scratch->next] - around->first[cell], last = around->first[pass->lattice->cells] - 1;
   long count = 0;
   for (long k = around->first[cell]; k < around->first[cell + 1]; k++) {
     const long receiver = around->receivers[2 * k], offset = around->receivers[2 * k + 1];
@@ -246,8 +230,9 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, long 
     const int32_t* then = around->receivers + 2 * (k + next < last ? k + next : last);
     ask_for(weight(pass, weights, then[0]) + then[1] * width, width);
     ask_for(gradient(pass, weights, then[0]) + then[1] * width, width);
-    scratch->around[count++] = (Neighbour){gradients + receiver * block, weight(pass, weights, receiver) + offset * width,
-                                           gradients + then[0] * block, gradient(pass, weights, receiver) + offset * width};
+    scratch->around[count++] =
+        (Neighbour){sent_back(pass, weights, t, receiver, scratch), weight(pass, weights, receiver) + offset * width,
+                    sent_back(pass, weights, t, then[0], scratch), gradient(pass, weights, receiver) + offset * width};
   }
   return count;
 }
@@ -258,9 +243,10 @@ static inline void gather(const Pass* pass, long t, long cell, Scratch* scratch)
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const Version held = version(pass, t, cell, scratch);
-  const long readers = heard_by(pass, &lattice->perception, t, cell, PERCEPTION, channels, pass->perceived_gradient, scratch);
-  neighbour_adjoint(batch, channels, readers, scratch->around, held.visible, pass->visible_gradient + cell * batch * channels, 1);
+  const long readers = heard_by(pass, &lattice->perception, PERCEPTION, t, cell, scratch);
+  neighbour_adjoint(batch, channels, readers, scratch->around, held.visible,
+                    pass->visible_gradient + cell * batch * channels, 1);
   const int is_last = t == lattice->steps - 1 || pass->plan.fires[t * lattice->cells + cell];
-  const long hearers = heard_by(pass, &lattice->gate, t, cell, GATE, hidden, pass->gate_gradient, scratch);
+  const long hearers = heard_by(pass, &lattice->gate, GATE, t, cell, scratch);
   neighbour_adjoint(batch, hidden, hearers, scratch->around, held.sent, pass->sent_gradient + cell * batch * hidden, !is_last);
 }

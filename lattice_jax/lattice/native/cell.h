@@ -9,7 +9,8 @@
 #include "pointwise.h"
 
 /* What belongs to one version of a cell: its state, and where kept, what it computed from that. Where gradients are deferred,
-   `forget`, `content` and `message` become in the backward pass those that arrive at the products which they come from. */
+   `forget`, `content` and `message` become in the backward pass those that arrive at the products which they come from. A gate
+   becomes there its gradient. */
 typedef struct {
   float *visible, *memory, *perceived, *proposed, *forget; /* [batch][channels] */
   float *message, *content;                                /* [batch][hidden], before the activation */
@@ -23,7 +24,7 @@ typedef struct {
 typedef struct {
   float *both, *change;            /* [batch][2 channels] */
   float *to_gated, *active;        /* [batch][hidden] */
-  float* slope;                    /* [hidden] */
+  float *row, *slope;              /* [2 channels or hidden] and [hidden] */
   float *across, *back;            /* [2 channels or hidden][padded(batch)] */
   float* inputs;                   /* [versions of one cell][batch][2 channels] */
   Version own;                     /* for what is not kept, or not deferred */
@@ -40,7 +41,7 @@ typedef struct {
   float* messages;       /* [cells][batch][hidden], backward, where not kept: the message before its activation */
   float *visible_gradient, *memory_gradient; /* [cells][batch][channels]: of the state at hand */
   float* perceived_gradient;                 /* [cells][batch][channels]: of what a cell perceived in this step */
-  float *gate_gradient, *sent_gradient;      /* [cells][batch][hidden] */
+  float *gates, *sent_gradient;              /* [cells][batch][hidden], the gates where not kept */
   float* const* gradients;
   float* fires_gradient;
   const float* squares_gradient;
@@ -66,6 +67,7 @@ static inline Version version(const Pass* pass, long t, long cell, const Scratch
   held.memory = all->memory + narrow_start;
   if (!lattice->kept) {
     if (pass->messages) held.message = pass->messages + cell * wide;
+    if (pass->gates) held.gate = pass->gates + cell * wide;
     held.sent = pass->sent + cell * wide;
     return held;
   }
@@ -118,46 +120,41 @@ static inline long perceived_by(const Pass* pass, long t, long cell, const Scrat
     const long upcoming = upcoming_neighbour(perception, scratch->next, k, other);
     scratch->around[count++] =
         (Neighbour){version(pass, t, other, scratch).visible, weight(pass, PERCEPTION, cell) + k * pass->lattice->channels,
-                    version(pass, t, upcoming, scratch).visible};
+                    version(pass, t, upcoming, scratch).visible, NULL};
   }
   return count;
 }
 
 /* 1 + the neighbours' messages, weighed + bias. */
-static inline void compute_gate(const Pass* pass, long t, long cell, float* result, Scratch* scratch) {
+static inline void compute_gate(const Pass* pass, long t, long cell, float* gate, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
-  const Neighbourhood* gate = &lattice->gate;
+  const Neighbourhood* around = &lattice->gate;
   const long hidden = lattice->hidden;
   const float* bias = weight(pass, GATE_BIAS, cell);
   long count = 0;
-  for (long k = 0; k < gate->count; k++) {
-    const int32_t other = gate->table[cell * gate->count + k];
+  for (long k = 0; k < around->count; k++) {
+    const int32_t other = around->table[cell * around->count + k];
     if (other < 0) continue;
-    const long upcoming = upcoming_neighbour(gate, scratch->next, k, other);
+    const long upcoming = upcoming_neighbour(around, scratch->next, k, other);
     scratch->around[count++] = (Neighbour){version(pass, t, other, scratch).sent, weight(pass, GATE, cell) + k * hidden,
-                                           version(pass, t, upcoming, scratch).sent};
+                                           version(pass, t, upcoming, scratch).sent, NULL};
   }
-  for (long r = 0; r < lattice->batch; r++)
-    for (long i = 0; i < hidden; i++) result[r * hidden + i] = 1.0f + bias[i];
-  neighbour_sum(lattice->batch, hidden, count, scratch->around, result, 1);
+  for (long i = 0; i < hidden; i++) scratch->row[i] = 1.0f + bias[i];
+  neighbour_sum(lattice->batch, hidden, count, scratch->around, scratch->row, gate);
 }
 
 /* From the message before its activation to what the neighbours read. */
 static inline void send(const Pass* pass, long cell, Version held) {
   const Lattice* lattice = pass->lattice;
-  const long wide = lattice->batch * lattice->hidden;
-  for (long start = 0; start < wide; start += lattice->hidden) {
-    for (long i = start; i < start + lattice->hidden; i++) held.sent[i] = gelu(held.message[i]);
-    normalise(1, lattice->hidden, held.sent + start, weight(pass, GATE_SCALE, cell), lattice->epsilon, held.sent + start);
-  }
+  activate_and_normalise(lattice->batch, lattice->hidden, held.message, weight(pass, GATE_SCALE, cell), lattice->epsilon,
+                         held.sent);
 }
 
 static inline void compute_message(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const Version held = version(pass, t, cell, scratch);
-  join(lattice->batch, lattice->channels, held.visible, held.memory, scratch->both);
-  normalise(lattice->batch, 2 * lattice->channels, scratch->both, weight(pass, MESSAGE_SCALE, cell), lattice->epsilon,
-            scratch->both);
+  normalise_pair(lattice->batch, lattice->channels, held.visible, held.memory, weight(pass, MESSAGE_SCALE, cell),
+                 lattice->epsilon, scratch->both);
   affine(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->both, held.message, scratch->next);
 }
 
@@ -173,9 +170,10 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
   const Version held = version(pass, t, cell, scratch);
-  neighbour_sum(batch, channels, perceived_by(pass, t, cell, scratch), scratch->around, held.perceived, 0);
-  join(batch, channels, held.perceived, held.memory, scratch->both);
-  normalise(batch, 2 * channels, scratch->both, weight(pass, CONTENT_SCALE, cell), lattice->epsilon, scratch->both);
+  memset(scratch->row, 0, sizeof(float) * channels);
+  neighbour_sum(batch, channels, perceived_by(pass, t, cell, scratch), scratch->around, scratch->row, held.perceived);
+  normalise_pair(batch, channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
+                 scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
   if (batch <= FEW) ask_for_sums(pass, scratch);
   compute_gate(pass, t, cell, held.gate, scratch);

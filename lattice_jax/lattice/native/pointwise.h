@@ -35,45 +35,98 @@ static inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x
 static const float GELU_RATE = 1.5957691216057308f; /* 2 sqrt(2/pi) */
 static const float GELU_CUBIC = 0.044715f;
 
-static inline float gelu(float z) { return z * sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z)); }
+static inline float gelu_sigmoid(float z) { return sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z)); }
 
-/* The activation and its derivative, from one exponential. */
-static inline void gelu_and_slope(long size, const float* restrict values, float* restrict active, float* restrict slope) {
-  for (long i = 0; i < size; i++) {
-    const float z = values[i], s = sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z));
-    active[i] = z * s;
-    slope[i] = s + z * s * (1.0f - s) * GELU_RATE * (1.0f + 3.0f * GELU_CUBIC * z * z);
-  }
+static inline float gelu(float z) { return z * gelu_sigmoid(z); }
+
+/* The derivative, from the same sigmoid. */
+static inline float gelu_slope(float z, float sigmoid) {
+  return sigmoid + z * sigmoid * (1.0f - sigmoid) * GELU_RATE * (1.0f + 3.0f * GELU_CUBIC * z * z);
 }
 
-static inline float inverse_root_mean_square(const float* row, long width, float epsilon) {
-  float squares = 0;
-  for (long i = 0; i < width; i++) squares += row[i] * row[i];
+static inline float inverse_root(float squares, long width, float epsilon) {
   return 1.0f / sqrtf(squares / (float)width + epsilon);
 }
 
-/* out = values / rms(values) * scale, row by row; `out` may be `values`. */
-static inline void normalise(long rows, long width, const float* values, const float* scale, float epsilon, float* out) {
-  for (long r = 0; r < rows; r++) {
-    const float* row = values + r * width;
-    const float inverse = inverse_root_mean_square(row, width, epsilon);
-    for (long i = 0; i < width; i++) out[r * width + i] = row[i] * inverse * scale[i];
+/* out = x / rms(x) * scale, row by row, of x = [left, right] side by side. */
+static inline void normalise_pair(long rows, long width, const float* left, const float* right, const float* scale,
+                                  float epsilon, float* out) {
+  for (long r = 0; r < rows; r++, left += width, right += width, out += 2 * width) {
+    float squares = 0;
+    for (long i = 0; i < width; i++) squares += left[i] * left[i] + right[i] * right[i];
+    const float inverse = inverse_root(squares, 2 * width, epsilon);
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      out[i] = left[i] * inverse * scale[i];
+      out[width + i] = right[i] * inverse * scale[width + i];
+    }
   }
 }
 
-/* The adjoint of `normalise`: `gradient` becomes that of `values`, in place, and that of `scale` is added up. */
-static inline void normalise_backward(long rows, long width, const float* values, const float* scale, float epsilon,
-                                      float* gradient, float* scale_gradient) {
-  for (long r = 0; r < rows; r++) {
-    const float* row = values + r * width;
-    float* restrict change = gradient + r * width;
-    const float inverse = inverse_root_mean_square(row, width, epsilon);
-    float along = 0;
-    for (long i = 0; i < width; i++) along += row[i] * scale[i] * change[i];
-    const float shared = along * inverse * inverse * inverse / (float)width;
+/* The adjoint of `normalise_pair`: what arrives in `gradient` is added up to that of left, of right and of the scale, and leaves
+   its place to what the pair was normalised to. */
+static inline void normalise_pair_backward(long rows, long width, const float* left, const float* right, const float* scale,
+                                           float epsilon, float* gradient, float* scale_gradient, float* to_left,
+                                           float* to_right) {
+  for (long r = 0; r < rows; r++, left += width, right += width, gradient += 2 * width, to_left += width, to_right += width) {
+    float squares = 0, along = 0;
     for (long i = 0; i < width; i++) {
-      scale_gradient[i] += row[i] * inverse * change[i];
-      change[i] = inverse * scale[i] * change[i] - shared * row[i];
+      squares += left[i] * left[i] + right[i] * right[i];
+      along += left[i] * scale[i] * gradient[i] + right[i] * scale[width + i] * gradient[width + i];
+    }
+    const float inverse = inverse_root(squares, 2 * width, epsilon);
+    const float shared = along * inverse * inverse * inverse / (float)(2 * width);
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      const float arriving = gradient[i], arriving_right = gradient[width + i];
+      const float unit = left[i] * inverse, unit_right = right[i] * inverse;
+      scale_gradient[i] += unit * arriving;
+      scale_gradient[width + i] += unit_right * arriving_right;
+      to_left[i] += inverse * scale[i] * arriving - shared * left[i];
+      to_right[i] += inverse * scale[width + i] * arriving_right - shared * right[i];
+      gradient[i] = unit * scale[i];
+      gradient[width + i] = unit_right * scale[width + i];
+    }
+  }
+}
+
+/* out = x / rms(x) * scale of x = gelu(values), row by row. */
+static inline void activate_and_normalise(long rows, long width, const float* values, const float* scale, float epsilon,
+                                          float* out) {
+  for (long r = 0; r < rows; r++, values += width, out += width) {
+    float squares = 0;
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      const float active = gelu(values[i]);
+      out[i] = active;
+      squares += active * active;
+    }
+    const float inverse = inverse_root(squares, width, epsilon);
+    for (long i = 0; i < width; i++) out[i] *= inverse * scale[i];
+  }
+}
+
+/* The adjoint of `activate_and_normalise`: `to_values` becomes that of the values, and that of the scale is added up. `active`
+   and `slope` are a row each, for the row at hand. */
+static inline void activate_and_normalise_backward(long rows, long width, const float* values, const float* scale,
+                                                   float epsilon, const float* gradient, float* scale_gradient,
+                                                   float* to_values, float* active, float* slope) {
+  for (long r = 0; r < rows; r++, values += width, gradient += width, to_values += width) {
+    float squares = 0, along = 0;
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      const float z = values[i], opened = gelu_sigmoid(z);
+      active[i] = z * opened;
+      slope[i] = gelu_slope(z, opened);
+      squares += active[i] * active[i];
+      along += active[i] * scale[i] * gradient[i];
+    }
+    const float inverse = inverse_root(squares, width, epsilon);
+    const float shared = along * inverse * inverse * inverse / (float)width;
+#pragma GCC ivdep
+    for (long i = 0; i < width; i++) {
+      scale_gradient[i] += active[i] * inverse * gradient[i];
+      to_values[i] = (inverse * scale[i] * gradient[i] - shared * active[i]) * slope[i];
     }
   }
 }
@@ -107,18 +160,17 @@ enum { GROUP = 8 * LANES, AT_ONCE = LANES / 2 };
 
 static inline int fits_groups(long width) { return width % LANES == 0 && (GROUP % width == 0 || width % GROUP == 0); }
 
-/* out[r][i] = (accumulate ? out : 0) + sum over neighbours of weights[i] * block[r][i]. */
-static inline void neighbour_sum(long rows, long width, long count, const Neighbour* around, float* out, int accumulate) {
+/* out[r][i] = start[i] + sum over neighbours of weights[i] * block[r][i]. */
+static inline void neighbour_sum(long rows, long width, long count, const Neighbour* around, const float* start, float* out) {
   const long size = rows * width;
-  if (accumulate && count == 0) return;
-  long start = 0;
-  for (; fits_groups(width) && start + GROUP <= size; start += GROUP) {
-    const long column = start % width;
+  long place = 0;
+  for (; fits_groups(width) && place + GROUP <= size; place += GROUP) {
+    const long column = place % width;
     Vector sum[8];
 #pragma GCC unroll 8
-    for (int q = 0; q < 8; q++) sum[q] = accumulate ? load(out + start + q * LANES) : (Vector){0};
+    for (int q = 0; q < 8; q++) sum[q] = load(start + (column + q * LANES) % width);
     for (long k = 0; k < count; k++) {
-      const float *weights = around[k].weights, *block = around[k].block + start, *upcoming = around[k].upcoming + start;
+      const float *weights = around[k].weights, *block = around[k].block + place, *upcoming = around[k].upcoming + place;
 #pragma GCC unroll 8
       for (int q = 0; q < 8; q++) {
         sum[q] += load(weights + (column + q * LANES) % width) * load(block + q * LANES);
@@ -126,13 +178,13 @@ static inline void neighbour_sum(long rows, long width, long count, const Neighb
       }
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < 8; q++) store(out + start + q * LANES, sum[q]);
+    for (int q = 0; q < 8; q++) store(out + place + q * LANES, sum[q]);
   }
-  for (; start < size; start += width) {
-    if (!accumulate) memset(out + start, 0, sizeof(float) * width);
+  for (; place < size; place += width) {
+    memcpy(out + place, start, sizeof(float) * width);
     for (long k = 0; k < count; k++)
 #pragma GCC ivdep
-      for (long i = 0; i < width; i++) out[start + i] += around[k].weights[i] * around[k].block[start + i];
+      for (long i = 0; i < width; i++) out[place + i] += around[k].weights[i] * around[k].block[place + i];
   }
 }
 

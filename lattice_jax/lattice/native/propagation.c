@@ -53,6 +53,7 @@ static Scratch make_scratch(const Lattice* lattice, Arena* memory, Neighbour* ar
       .change = take(memory, 2 * narrow),
       .to_gated = take(memory, wide),
       .active = take(memory, wide),
+      .row = take(memory, widest),
       .slope = take(memory, lattice->hidden),
       .across = take(memory, turned),
       .back = take(memory, turned),
@@ -228,7 +229,7 @@ const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
 long backward_workspace_size(const Lattice* lattice) {
   const long narrow = lattice->cells * lattice->batch * lattice->channels,
              wide = lattice->cells * lattice->batch * lattice->hidden;
-  return 3 * narrow + (lattice->kept ? 2 : 4) * wide + lattice->threads * scratch_size(lattice);
+  return 3 * narrow + (lattice->kept ? 1 : 4) * wide + lattice->threads * scratch_size(lattice);
 }
 
 /* Where it was not kept, has the cell's message as its neighbours heard it in step t. */
@@ -312,13 +313,13 @@ const char* propagate_backward(const Lattice* lattice, const Backward* backward)
   pass->visible_gradient = backward->workspace;
   pass->memory_gradient = pass->visible_gradient + narrow;
   pass->perceived_gradient = pass->memory_gradient + narrow;
-  pass->gate_gradient = pass->perceived_gradient + narrow;
-  pass->sent_gradient = pass->gate_gradient + wide;
+  pass->sent_gradient = pass->perceived_gradient + narrow;
   job.scratch = pass->sent_gradient + wide;
   if (!lattice->kept) {
     pass->sent = job.scratch;
     pass->messages = pass->sent + wide;
-    job.scratch += 2 * wide;
+    pass->gates = pass->messages + wide;
+    job.scratch += 3 * wide;
   }
   memset(pass->fires_gradient, 0, sizeof(float) * lattice->steps * lattice->cells * lattice->fires_batch);
   const char* problem = run(&job, arrange_backward);
