@@ -41,13 +41,14 @@ static inline void affine_backward(const Pass* pass, long cell, enum Parameter k
   transpose_to_samples(batch, depth, scratch->back, out);
 }
 
-/* The gradients of an affine map's kernel and bias, over `rows` rows of what went in and of what arrives. */
+/* The gradients of an affine map's kernel and bias, over `rows` rows of what went in and of what arrives: the kernel's is added
+   to what is there already, or written. */
 static inline void affine_gradients(const Pass* pass, long cell, enum Parameter kernel, enum Parameter bias, long rows,
-                                    const float* values, const float* change, const Scratch* scratch) {
+                                    const float* values, const float* change, int accumulate, const Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long columns = lattice->sizes[bias], depth = lattice->sizes[kernel] / columns;
   multiply(depth, columns, rows, (Operand){values, 1, depth}, change, columns, gradient(pass, kernel, cell), columns, NULL,
-           !lattice->deferred, upcoming(gradient(pass, kernel, scratch->next), lattice->sizes[kernel]));
+           accumulate, upcoming(gradient(pass, kernel, scratch->next), lattice->sizes[kernel]));
   add_rows(rows, columns, change, gradient(pass, bias, cell));
 }
 
@@ -60,12 +61,13 @@ static inline Version arriving_at(const Pass* pass, Version held, const Scratch*
 /* What `rows` rows of firings leave to the matrices that a candidate goes through; `held` is the first of them, `arriving` what
    arrives there, `inputs` what the content was made of. */
 static inline void fired_gradients(const Pass* pass, long cell, long rows, Version held, Version arriving, const float* inputs,
-                                   Scratch* scratch) {
+                                   int accumulate, Scratch* scratch) {
   const long channels = pass->lattice->channels;
-  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, inputs, arriving.content, scratch);
-  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, arriving.gated, arriving.to_proposed, scratch);
+  affine_gradients(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, rows, inputs, arriving.content, accumulate, scratch);
+  affine_gradients(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, rows, arriving.gated, arriving.to_proposed, accumulate,
+                   scratch);
   join(rows, channels, held.proposed, held.memory, scratch->inputs);
-  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, arriving.forget, scratch);
+  affine_gradients(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, rows, scratch->inputs, arriving.forget, accumulate, scratch);
 }
 
 /* All of a cell's firings and messages together, where they are deferred. */
@@ -77,12 +79,12 @@ static void matrix_gradients(const Pass* pass, long cell, Scratch* scratch) {
   const long fired = (count - 1) * lattice->batch; /* the last version is the one that stays */
   normalise_pair(fired, lattice->channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
                  scratch->inputs);
-  fired_gradients(pass, cell, fired, held, held, scratch->inputs, scratch);
+  fired_gradients(pass, cell, fired, held, held, scratch->inputs, 0, scratch);
   for (long i = 0; i < count; i++)
     if (!pass->plan.sent[first + i]) memset(held.message + i * wide, 0, sizeof(float) * wide);
   normalise_pair(count * lattice->batch, lattice->channels, held.visible, held.memory, weight(pass, MESSAGE_SCALE, cell),
                  lattice->epsilon, scratch->inputs);
-  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, count * lattice->batch, scratch->inputs, held.message, scratch);
+  affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, count * lattice->batch, scratch->inputs, held.message, 0, scratch);
 }
 
 /* The update's adjoint: from the next state's gradient to that of this state, of how far the cell moved, of what was perceived
@@ -126,39 +128,8 @@ static inline void update_backward(const Pass* pass, long t, long cell, Version 
   }
 }
 
-/* What the next cell's update, its gating, its neighbours' weights and its message will read first, or write, is asked for
-   while this cell's are at work. */
-static inline void ask_for_update(const Pass* pass, long t, const Scratch* scratch) {
-  const long narrow = pass->lattice->batch * pass->lattice->channels, start = scratch->next * narrow;
-  const Version then = version(pass, t, scratch->next, scratch);
-  const float* read[] = {then.perceived, then.proposed, then.forget, then.visible, then.memory};
-  for (int i = 0; i < 5; i++) ask_for(read[i], narrow);
-  ask_for(pass->visible_gradient + start, narrow);
-  ask_for(pass->memory_gradient + start, narrow);
-  ask_for(pass->perceived_gradient + start, narrow);
-}
-
-static inline void ask_for_gating(const Pass* pass, long t, const Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long wide = lattice->batch * lattice->hidden;
-  const Version then = version(pass, t, scratch->next, scratch);
-  ask_for(then.content, wide);
-  ask_for(then.gate, wide);
-  if (!lattice->deferred) return;
-  ask_for(then.gated, wide);
-  ask_for(then.to_proposed, lattice->batch * lattice->channels);
-}
-
-static inline void ask_for_message(const Pass* pass, long t, const Scratch* scratch) {
-  const long narrow = pass->lattice->batch * pass->lattice->channels;
-  const Version then = version(pass, t, scratch->next, scratch);
-  ask_for(then.message, pass->lattice->batch * pass->lattice->hidden);
-  ask_for(then.visible, narrow);
-  ask_for(then.memory, narrow);
-}
-
-/* From the gradient of what went into the candidate, `scratch->to_gated`, to those of the gate, in its place, and of the content
-   before its activation. */
+/* From the gradient of what went into the candidate, `scratch->to_gated`, to those of the gate, in its place, and of the
+   content before its activation. */
 static inline void gating_backward(const Pass* pass, long cell, Version held, Version arriving, const Scratch* scratch) {
   const long wide = pass->lattice->batch * pass->lattice->hidden;
   const float *to_gated = scratch->to_gated, *content = held.content;
@@ -179,27 +150,25 @@ static void fire_backward(const Pass* pass, long t, long cell, Scratch* scratch)
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
   if (!lattice->kept) propose(pass, t, cell, scratch);
   update_backward(pass, t, cell, held, arriving);
-  ask_for_update(pass, t, scratch);
 
   float* to_memory = pass->memory_gradient + narrow;
   affine_backward(pass, cell, MEMORY_KERNEL, MEMORY_BIAS, arriving.forget, scratch->change, scratch);
   split_and_add(batch, channels, scratch->change, arriving.to_proposed, to_memory);
 
   affine_backward(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, arriving.to_proposed, scratch->to_gated, scratch);
-  ask_for_gating(pass, t, scratch);
   gating_backward(pass, cell, held, arriving, scratch);
 
   affine_backward(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, arriving.content, scratch->change, scratch);
   normalise_pair_backward(batch, channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
                           scratch->change, gradient(pass, CONTENT_SCALE, cell), pass->perceived_gradient + narrow, to_memory);
-  if (!lattice->deferred) fired_gradients(pass, cell, batch, held, arriving, scratch->change, scratch);
+  if (!lattice->deferred)
+    fired_gradients(pass, cell, batch, held, arriving, scratch->change, !is_last_firing(&pass->plan, t, cell), scratch);
 }
 
 static void message_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
   const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden, narrow = cell * batch * channels;
   const Version held = version(pass, t, cell, scratch), arriving = arriving_at(pass, held, scratch);
-  ask_for_message(pass, t, scratch);
   activate_and_normalise_backward(batch, hidden, held.message, weight(pass, GATE_SCALE, cell), lattice->epsilon,
                                   pass->sent_gradient + cell * batch * hidden, gradient(pass, GATE_SCALE, cell),
                                   arriving.message, scratch->row, scratch->slope);
@@ -208,7 +177,8 @@ static void message_backward(const Pass* pass, long t, long cell, Scratch* scrat
                           scratch->change, gradient(pass, MESSAGE_SCALE, cell), pass->visible_gradient + narrow,
                           pass->memory_gradient + narrow);
   if (!lattice->deferred)
-    affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, batch, scratch->change, arriving.message, scratch);
+    affine_gradients(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, batch, scratch->change, arriving.message,
+                     !is_last_message(&pass->plan, t, cell), scratch);
 }
 
 /* What a cell that fired in step t sends back to those whom it read. */
@@ -228,8 +198,6 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, enum 
     const long receiver = around->receivers[2 * k], offset = around->receivers[2 * k + 1];
     if (!fires[receiver]) continue;
     const int32_t* then = around->receivers + 2 * (k + next < last ? k + next : last);
-    ask_for(weight(pass, weights, then[0]) + then[1] * width, width);
-    ask_for(gradient(pass, weights, then[0]) + then[1] * width, width);
     scratch->around[count++] =
         (Neighbour){sent_back(pass, weights, t, receiver, scratch), weight(pass, weights, receiver) + offset * width,
                     sent_back(pass, weights, t, then[0], scratch), gradient(pass, weights, receiver) + offset * width};
@@ -237,16 +205,21 @@ static inline long heard_by(const Pass* pass, const Neighbourhood* around, enum 
   return count;
 }
 
-/* Adds to a cell's state and message what all who read them in step t send back. No later step has read this message if there
-   is none, or if the cell made another one of what it held then. */
-static inline void gather(const Pass* pass, long t, long cell, Scratch* scratch) {
-  const Lattice* lattice = pass->lattice;
-  const long batch = lattice->batch, channels = lattice->channels, hidden = lattice->hidden;
-  const Version held = version(pass, t, cell, scratch);
-  const long readers = heard_by(pass, &lattice->perception, PERCEPTION, t, cell, scratch);
-  neighbour_adjoint(batch, channels, readers, scratch->around, held.visible,
+/* Adds to a cell's state what all who perceived it in step t send back. */
+static void perceive_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
+  const long batch = pass->lattice->batch, channels = pass->lattice->channels;
+  const long readers = heard_by(pass, &pass->lattice->perception, PERCEPTION, t, cell, scratch);
+  neighbour_adjoint(batch, channels, readers, scratch->around, version(pass, t, cell, scratch).visible,
                     pass->visible_gradient + cell * batch * channels, 1);
+}
+
+/* Adds to a cell's message what all who heard it in step t send back. No later step has heard this message if there is none, or
+   if the cell made another one of what it held then. */
+static inline void hear_backward(const Pass* pass, long t, long cell, Scratch* scratch) {
+  const Lattice* lattice = pass->lattice;
+  const long batch = lattice->batch, hidden = lattice->hidden;
   const int is_last = t == lattice->steps - 1 || pass->plan.fires[t * lattice->cells + cell];
   const long hearers = heard_by(pass, &lattice->gate, GATE, t, cell, scratch);
-  neighbour_adjoint(batch, hidden, hearers, scratch->around, held.sent, pass->sent_gradient + cell * batch * hidden, !is_last);
+  neighbour_adjoint(batch, hidden, hearers, scratch->around, version(pass, t, cell, scratch).sent,
+                    pass->sent_gradient + cell * batch * hidden, !is_last);
 }

@@ -22,12 +22,12 @@ typedef struct {
 
 /* One thread's own memory, for the cell at hand. */
 typedef struct {
-  float *both, *change;            /* [batch][2 channels] */
-  float *to_gated, *active;        /* [batch][hidden] */
-  float *row, *slope;              /* [2 channels or hidden] and [hidden] */
-  float *across, *back;            /* [2 channels or hidden][padded(batch)] */
-  float* inputs;                   /* [versions of one cell][batch][2 channels] */
-  Version own;                     /* for what is not kept, or not deferred */
+  float *both, *change;     /* [batch][2 channels] */
+  float *to_gated, *active; /* [batch][hidden] */
+  float *row, *slope;       /* [2 channels or hidden] and [hidden] */
+  float *across, *back;     /* [2 channels or hidden][padded(batch)] */
+  float* inputs;            /* [versions of one cell][batch][2 channels] */
+  Version own;              /* for what is not kept, or not deferred */
   Neighbour* around;
   long next; /* the cell whose turn comes after this one's */
 } Scratch;
@@ -158,13 +158,6 @@ static inline void compute_message(const Pass* pass, long t, long cell, Scratch*
   affine(pass, cell, MESSAGE_KERNEL, MESSAGE_BIAS, scratch->both, held.message, scratch->next);
 }
 
-/* With few samples a firing is so short that the next cell's weights of its neighbours come late otherwise. */
-static inline void ask_for_sums(const Pass* pass, const Scratch* scratch) {
-  const long* sizes = pass->lattice->sizes;
-  ask_for(weight(pass, PERCEPTION, scratch->next), sizes[PERCEPTION]);
-  ask_for(weight(pass, GATE, scratch->next), sizes[GATE]);
-}
-
 /* The candidate of a cell, and all that it is computed from. */
 static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch) {
   const Lattice* lattice = pass->lattice;
@@ -175,7 +168,6 @@ static inline void propose(const Pass* pass, long t, long cell, Scratch* scratch
   normalise_pair(batch, channels, held.perceived, held.memory, weight(pass, CONTENT_SCALE, cell), lattice->epsilon,
                  scratch->both);
   affine(pass, cell, CONTENT_KERNEL, CONTENT_BIAS, scratch->both, held.content, scratch->next);
-  if (batch <= FEW) ask_for_sums(pass, scratch);
   compute_gate(pass, t, cell, held.gate, scratch);
   for (long i = 0; i < batch * hidden; i++) scratch->active[i] = gelu(held.content[i]) * held.gate[i];
   affine(pass, cell, CANDIDATE_KERNEL, CANDIDATE_BIAS, scratch->active, held.proposed, scratch->next);

@@ -21,7 +21,7 @@ typedef struct {
   int32_t* firing_count;  /* [steps] */
   int32_t* sending_count; /* [steps] */
   uint8_t* sent;          /* [versions] */
-  long versions;
+  long versions, cells;
 } Plan;
 
 static void free_plan(Plan* plan) {
@@ -79,6 +79,7 @@ static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
   for (long cell = 0; cell < cells; cell++)
     plan->first[cell + 1] = plan->first[cell] + (recycled ? 2 : 1 + plan->first[cell + 1]);
   plan->versions = plan->first[cells];
+  plan->cells = cells;
   memcpy(plan->version, plan->first, sizeof(int32_t) * cells);
   for (long t = 0; t < steps; t++) {
     const int32_t* before = plan->version + t * cells;
@@ -95,4 +96,22 @@ static int make_plan(Plan* plan, const Lattice* lattice, int recycled) {
     }
   }
   return 1;
+}
+
+/* Whether a cell that fires in step t does so for the last time. */
+static inline int is_last_firing(const Plan* plan, long t, long cell) {
+  return plan->version[t * plan->cells + cell] + 2 == plan->first[cell + 1];
+}
+
+/* Whether a cell makes no more messages after the one of what it holds in step t; of none, where it never makes any. */
+static inline int is_last_message(const Plan* plan, long t, long cell) {
+  for (long version = plan->version[t * plan->cells + cell] + 1; version < plan->first[cell + 1]; version++)
+    if (plan->sent[version]) return 0;
+  return 1;
+}
+
+static inline int never_fires(const Plan* plan, long cell) { return plan->first[cell + 1] == plan->first[cell] + 1; }
+
+static inline int never_sends(const Plan* plan, long cell) {
+  return !plan->sent[plan->first[cell]] && is_last_message(plan, 0, cell);
 }

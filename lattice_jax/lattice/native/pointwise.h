@@ -63,8 +63,8 @@ static inline void normalise_pair(long rows, long width, const float* left, cons
   }
 }
 
-/* The adjoint of `normalise_pair`: what arrives in `gradient` is added up to that of left, of right and of the scale, and leaves
-   its place to what the pair was normalised to. */
+/* The adjoint of `normalise_pair`: what arrives in `gradient` is added up to that of left, of right and of the scale, and
+   leaves its place to what the pair was normalised to. */
 static inline void normalise_pair_backward(long rows, long width, const float* left, const float* right, const float* scale,
                                            float epsilon, float* gradient, float* scale_gradient, float* to_left,
                                            float* to_right) {
@@ -234,8 +234,8 @@ static inline __attribute__((always_inline)) void adjoint_strips(const int vecto
 }
 
 /* The adjoint of `neighbour_sum`, by who was heard instead of by who heard: `own` is what all the readers read, `block` what
-   each sends back. out[r][i] = (accumulate ? out : 0) + sum over readers of weights[i] * block[r][i], and to the gradient of each
-   one's weights comes the sum over rows of own[r][i] * block[r][i]. */
+   each sends back. out[r][i] = (accumulate ? out : 0) + sum over readers of weights[i] * block[r][i], and to the gradient of
+   each one's weights comes the sum over rows of own[r][i] * block[r][i]. */
 static inline void neighbour_adjoint(long rows, long width, long count, const Neighbour* readers, const float* own, float* out,
                                      int accumulate) {
   if (accumulate && count == 0) return;

@@ -104,11 +104,6 @@ static inline int lines_a_round(Upcoming upcoming, long rounds) {
   return (upcoming.end - upcoming.next) / LINE > rounds ? 2 : 1;
 }
 
-/* Asks for a whole block at once; what a product can spread over its rounds goes by `Upcoming`. */
-static inline void ask_for(const float* block, long size) {
-  for (long i = 0; i < size; i += LINE) __builtin_prefetch(block + i, 0, 2);
-}
-
 /* Defines `NAME`, which computes one tile of C, held in registers over the whole depth: `rows` rows of `vectors` vectors of
    TYPE. Both numbers are literals at every call. */
 #define DEFINE_TILE(NAME, TYPE)                                                                                               \

@@ -191,14 +191,14 @@ static void finish_cell(const Job* job, long t, long cell, Scratch* scratch) {
 static void arrange_forward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  add_stage(stages, (Stage){start_cell, 0, plan->every, lattice->cells, 0});
+  add_stage(stages, (Stage){start_cell, NULL, 0, plan->every, lattice->cells, 0});
   for (long t = 0; t < lattice->steps; t++) {
     const long start = t * lattice->cells;
-    add_step(stages, t, blocks, (HalfStep){send_cell, plan->sending + start, plan->sending_count[t]},
-             (HalfStep){fire_cell, plan->firing + start, plan->firing_count[t]});
-    add_stage(stages, (Stage){sum_squares, t, plan->every, 1, stages->count});
+    add_step(stages, t, blocks, (HalfStep){send_cell, NULL, plan->sending + start, plan->sending_count[t]},
+             (HalfStep){fire_cell, NULL, plan->firing + start, plan->firing_count[t]});
+    add_stage(stages, (Stage){sum_squares, NULL, t, plan->every, 1, stages->count});
   }
-  add_stage(stages, (Stage){finish_cell, lattice->steps, plan->every, lattice->cells, stages->count});
+  add_stage(stages, (Stage){finish_cell, NULL, lattice->steps, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
@@ -244,7 +244,8 @@ static void start_cell_backward(const Job* job, long t, long cell, Scratch* scra
   const Lattice* lattice = pass->lattice;
   const long narrow = lattice->batch * lattice->channels;
   for (enum Parameter name = 0; name < PARAMETERS; name++)
-    if (!lattice->deferred || !is_matrix(name)) memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
+    if (!is_matrix(name) || (name == MESSAGE_KERNEL ? never_sends(&pass->plan, cell) : never_fires(&pass->plan, cell)))
+      memset(gradient(pass, name, cell), 0, sizeof(float) * lattice->sizes[name]);
   memcpy(pass->visible_gradient + cell * narrow, job->backward->visible_gradient + cell * narrow, sizeof(float) * narrow);
   memcpy(pass->memory_gradient + cell * narrow, job->backward->memory_gradient + cell * narrow, sizeof(float) * narrow);
   send_again(job, t, cell, scratch);
@@ -263,11 +264,16 @@ static inline int made_message(const Pass* pass, long t, long cell) {
   return is_new(pass, t, cell) && pass->plan.sent[pass->plan.version[t * pass->lattice->cells + cell]];
 }
 
+/* After all who fired: what they send back to what they perceived. Cells beside one another were perceived by the same ones. */
+static void perceive_back(const Job* job, long t, long cell, Scratch* scratch) {
+  perceive_backward(&job->pass, t, cell, scratch);
+}
+
 /* After all who fired: what they send back, and where this cell's state was new in step t, the message that it made of it.
    While it does that, it asks for what the next one who made a message will read. */
 static void hear_back(const Job* job, long t, long cell, Scratch* scratch) {
   const Pass* pass = &job->pass;
-  gather(pass, t, cell, scratch);
+  hear_backward(pass, t, cell, scratch);
   if (made_message(pass, t, cell)) {
     while (scratch->next + 1 < pass->lattice->cells && !made_message(pass, t, scratch->next)) scratch->next++;
     message_backward(pass, t, cell, scratch);
@@ -290,11 +296,11 @@ static void arrange_backward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
   if (!lattice->kept) blocks = (Blocks){lattice->cells, 1}; /* a message that is made again takes the next one's place */
-  add_stage(stages, (Stage){start_cell_backward, lattice->steps - 1, plan->every, lattice->cells, 0});
+  add_stage(stages, (Stage){start_cell_backward, NULL, lattice->steps - 1, plan->every, lattice->cells, 0});
   for (long t = lattice->steps - 1; t >= 0; t--)
-    add_step(stages, t, blocks, (HalfStep){fire_cell_backward, plan->firing + t * lattice->cells, plan->firing_count[t]},
-             (HalfStep){hear_back, plan->every, lattice->cells});
-  add_stage(stages, (Stage){finish_cell_backward, 0, plan->every, lattice->cells, stages->count});
+    add_step(stages, t, blocks, (HalfStep){fire_cell_backward, NULL, plan->firing + t * lattice->cells, plan->firing_count[t]},
+             (HalfStep){hear_back, perceive_back, plan->every, lattice->cells});
+  add_stage(stages, (Stage){finish_cell_backward, NULL, 0, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_backward(const Lattice* lattice, const Backward* backward) {

@@ -17,7 +17,7 @@ typedef struct Job Job;
 typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
 
 typedef struct {
-  Work* work;
+  Work *work, *before; /* `before`, if there is any, for all the cells that a thread takes at once */
   long t;
   const int32_t* cells;
   long count, after;
@@ -42,17 +42,22 @@ static void wait_until_ended(const Stages* stages, long from, long to) {
     while (atomic_load(&stages->all[from].done) < stages->all[from].count) sched_yield();
 }
 
+/* The cells of a stage from `start` to `end`, and after them the turn is at `then`. */
+static void work_on(const Stage* stage, Work* work, const Job* job, long start, long end, long then, Scratch* scratch) {
+  for (long i = start; i < end; i++) {
+    scratch->next = stage->cells[i + 1 < end ? i + 1 : then];
+    work(job, stage->t, stage->cells[i], scratch);
+  }
+}
+
 /* A thread takes its next cells before it begins with those that it has, so that the last of these can ask for the first of
    those. */
 static void work_through(Stage* stage, const Job* job, long start, Scratch* scratch) {
   while (start < stage->count) {
     const long then = atomic_fetch_add(&stage->taken, CELLS_AT_ONCE);
     const long end = start + CELLS_AT_ONCE < stage->count ? start + CELLS_AT_ONCE : stage->count;
-    for (long i = start; i < end; i++) {
-      const long after = i + 1 < end ? i + 1 : then, next = after < stage->count ? after : i;
-      scratch->next = stage->cells[next];
-      stage->work(job, stage->t, stage->cells[i], scratch);
-    }
+    if (stage->before) work_on(stage, stage->before, job, start, end, end - 1, scratch);
+    work_on(stage, stage->work, job, start, end, then < stage->count ? then : end - 1, scratch);
     atomic_fetch_add(&stage->done, end - start);
     start = then;
   }
@@ -111,7 +116,7 @@ static long first_in_block(const int32_t* cells, long count, Blocks blocks, long
 }
 
 typedef struct {
-  Work* work;
+  Work *work, *before;
   const int32_t* cells; /* in order */
   long count;
 } HalfStep;
@@ -119,7 +124,7 @@ typedef struct {
 static void add_block(Stages* stages, HalfStep half, long t, Blocks blocks, long block, long after) {
   const long first = first_in_block(half.cells, half.count, blocks, block);
   const long end = first_in_block(half.cells, half.count, blocks, block + 1);
-  add_stage(stages, (Stage){half.work, t, half.cells + first, end - first, after});
+  add_stage(stages, (Stage){half.work, half.before, t, half.cells + first, end - first, after});
 }
 
 /* One step in two halves. The second half of a block needs the first one of this and the adjoining blocks, and all of the steps
