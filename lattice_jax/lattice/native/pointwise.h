@@ -9,25 +9,29 @@
 
 #include "products.h"
 
-/* e^x to about 2 units in the last place, without branches (Cephes, expf). */
-static inline float exponential(float x) {
-  x = x > 88.0f ? 88.0f : x;
-  x = x < -87.0f ? -87.0f : x;
-  const float n = rintf(x * 1.44269504088896341f);
-  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float sum = 1.9875691500e-4f;
-  sum = sum * r + 1.3981999507e-3f;
-  sum = sum * r + 8.3334519073e-3f;
-  sum = sum * r + 4.1665795894e-2f;
-  sum = sum * r + 1.6666665459e-1f;
-  sum = sum * r + 5.0000001201e-1f;
-  const int32_t bits = ((int32_t)n + 127) << 23;
-  float power;
+/* 1 / (1 + 2^x), 2^x to about 2 units in the last place without branches: the power's whole part goes into the exponent, the
+   rest into a polynomial (Cephes, exp2f). */
+static inline float power_sigmoid(float x) {
+  x = x > 125.0f ? 125.0f : x;
+  x = x < -125.0f ? -125.0f : x;
+  const float whole = rintf(x), rest = x - whole;
+  float power = 1.535336188e-4f;
+  power = power * rest + 1.339887440e-3f;
+  power = power * rest + 9.618437358e-3f;
+  power = power * rest + 5.550332471e-2f;
+  power = power * rest + 2.402264791e-1f;
+  power = power * rest + 6.931472029e-1f;
+  power = power * rest + 1.0f;
+  int32_t bits;
+  memcpy(&bits, &power, sizeof bits);
+  bits += (int32_t)((uint32_t)(int32_t)whole << 23);
   memcpy(&power, &bits, sizeof power);
-  return (sum * r * r + r + 1.0f) * power;
+  return 1.0f / (1.0f + power);
 }
 
-static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+static const float LOG2_E = 1.44269504088896341f;
+
+static inline float sigmoid(float x) { return power_sigmoid(-LOG2_E * x); }
 
 static inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
@@ -35,7 +39,9 @@ static inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x
 static const float GELU_RATE = 1.5957691216057308f; /* 2 sqrt(2/pi) */
 static const float GELU_CUBIC = 0.044715f;
 
-static inline float gelu_sigmoid(float z) { return sigmoid(GELU_RATE * (z + GELU_CUBIC * z * z * z)); }
+static inline float gelu_sigmoid(float z) {
+  return power_sigmoid(z * (-LOG2_E * GELU_RATE - LOG2_E * GELU_RATE * GELU_CUBIC * (z * z)));
+}
 
 static inline float gelu(float z) { return z * gelu_sigmoid(z); }
 

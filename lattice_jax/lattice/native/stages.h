@@ -11,7 +11,7 @@
 
 #include "cell.h"
 
-enum { CELLS_AT_ONCE = 10 };
+enum { CELLS_AT_ONCE = 15 };
 
 typedef struct Job Job;
 typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
