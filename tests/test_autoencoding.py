@@ -78,7 +78,7 @@ def test_judged_text_is_no_training_text_and_none_of_it_is_on_both_sides(monkeyp
     monkeypatch.setattr(texts, "extract", lambda found, teacher: SimpleNamespace(embeddings=np.full((len(found), 3), 1.0)))
     turns = texts.conversations()
     sentences = ("kept", "Stone: deep, red.", turns[0].upper(), "a tall ship, a", "kept too")
-    corpus = Corpus((Pair("q", "a"),) * 3, Split((0,), (1,), (2,)), sentences, 0, "", {})
+    corpus = Corpus((Pair("q", "a"), Pair("r", "b"), Pair("s", "c")), Split((0,), (1,), (2,)), sentences, 0, "", {})
     embedded = np.arange(15.0).reshape(5, 3)
     monkeypatch.setattr(texts, "gather", lambda config: Material(corpus, np.ones((3, 3)), np.ones((3, 3)), embedded, 0))
     assert texts.definitions() == (judged, ["a tall ship"])
@@ -86,6 +86,19 @@ def test_judged_text_is_no_training_text_and_none_of_it_is_on_both_sides(monkeyp
     np.testing.assert_array_equal(material.sentences, embedded[[0, 4]])
     assert {kind: len(rows) for kind, rows in found.held_out.items()} == {"hundred": 2, "WordNet": 2, "chatterbot": 2}
     assert {kind: len(rows) for kind, rows in found.validation.items()} == {"hundred": 2, "WordNet": 1}
+
+
+def test_a_held_out_turn_that_is_a_training_turn_too_is_not_judged(monkeypatch):
+    pairs = (Pair("Who goes?", "Only me."), Pair("How so?", "It rains."), Pair("Only me!", "Nobody else."))
+    corpus = Corpus(pairs, Split((0,), (1,), (2,)), ("kept",), 0, "", {})
+    found = Material(corpus, np.arange(9.0).reshape(3, 3), np.arange(9.0, 18.0).reshape(3, 3), np.ones((1, 3)), 0)
+    monkeypatch.setattr(texts, "definitions", lambda: (["a red stone"], ["a tall ship"]))
+    monkeypatch.setattr(texts, "extract", lambda names, teacher: SimpleNamespace(embeddings=np.ones((len(names), 3))))
+    monkeypatch.setattr(texts, "gather", lambda config: found)
+    config = Config(corpus=CorpusConfig(pairs="chatterbot:english"), teacher=TeacherConfig(name="minilm"))
+    held_out = texts.load(config)[1].held_out
+    assert set(held_out) == {"chatterbot", "WordNet"}
+    np.testing.assert_array_equal(held_out["chatterbot"], found.answers[2:])
 
 
 def test_the_page_shows_every_figure(tmp_path):
@@ -101,6 +114,20 @@ def test_the_page_shows_every_figure(tmp_path):
     assert "- MiniLM on hundred: no gain over PCA." in short
     plot(rows[:2], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_conversations_have_a_row_of_their_own():
+    kinds = (texts.CONVERSATIONS, texts.DEFINITIONS)
+    talk = row("minilm-conversations", 15966, adapter=0.94) | {
+        "pairs": "chatterbot:english",
+        "components_for_goal": dict.fromkeys(kinds, 230),
+        "validation": {kind: figures(0.94, 0.93) for kind in kinds},
+        "held_out": {kind: figures(0.94, 0.93) for kind in kinds},
+    }
+    page = markdown([row("minilm-0", 184, adapter=0.94), talk])
+    assert "| pairs of chatterbot, guide, 5,000 words of WordNet | 15,966 | chatterbot | 0.9400" in page
+    assert "- MiniLM on chatterbot, from conversations: 0.9400, 0.0100 below 0.95; PCA would need 230 numbers." in page
+    assert "- MiniLM on chatterbot, of which it has learned nothing: 0.9400" in page
 
 
 def test_text_is_named_for_people():

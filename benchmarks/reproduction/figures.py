@@ -1,7 +1,7 @@
 """One adapter, trained as a run trains its own, and its figures beside principal components of the same text.
 
 Contract: figures are plain numbers. Every mean has its bootstrap interval; the gain over principal components is paired over
-the texts. Components are fitted on exactly the embeddings that the adapter is trained on, each once for both.
+the texts. Components are fitted on exactly the embeddings that the adapter is trained on, each as often for both.
 """
 
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.reproduction.texts import load
-from lattice_jax.adaptation import fit_adapter
+from lattice_jax.adaptation import fit_adapter, mixed_text
 from lattice_jax.config import Config
 from lattice_jax.evaluation.similarity import cosine_similarity, paired_difference
 from lattice_jax.lattice.adapter import PrincipalComponents, principal_components
@@ -22,7 +22,8 @@ SHOWN_OF_TRAINING = 2000
 def measure(config: Config, workdir: Path) -> dict:
     """Train the adapter that `config` describes and judge it."""
     material, judged = load(config)
-    text = np.concatenate([*material.adapter_text()])
+    pairs, sentences = material.adapter_text()
+    text = mixed_text(pairs, sentences, config.adapter.pair_fraction)
     start = time.perf_counter()
     codec = fit_adapter(config, material, workdir)
     seconds = time.perf_counter() - start
@@ -35,11 +36,12 @@ def measure(config: Config, workdir: Path) -> dict:
     spectrum = np.linalg.eigvalsh(np.cov(text.T.astype(np.float64)))
     return {
         "teacher": config.teacher.name,
+        "pairs": config.corpus.pairs,
         "sentences": config.corpus.sentences,
         "strategy": config.adapter.strategy,
         "learning_rate": config.adapter.learning_rate,
         "steps": config.adapter.steps,
-        "texts": len(text),
+        "texts": len(pairs) + len(sentences),
         "seconds": seconds,
         "variance_beyond": float(spectrum[: -codec.adapter.code].sum() / spectrum.sum()),
         "components_for_goal": {kind: components_for_goal(text, embeddings) for kind, embeddings in judged.held_out.items()},

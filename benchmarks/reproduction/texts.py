@@ -1,8 +1,10 @@
 """What an adapter is trained on, what it is chosen by and what it is judged on.
 
-Contract: held-out text is of three kinds: questions and answers of the held-out pairs of 'hundred', definitions of WordNet,
-turns of English conversations, of which nothing is ever trained on. Adapters are chosen by the validation pairs and by further
-definitions of WordNet. No training sentence is a near-duplicate of any of it, by the rule that `load_corpus` has for the pairs.
+Contract: held-out text is of three kinds: questions and answers of the held-out pairs of the run's own corpus ('hundred', or
+English conversations), definitions of WordNet, and where the corpus is 'hundred' turns of English conversations, of which
+nothing is trained on then. Adapters are chosen by the validation pairs and by further definitions of WordNet. No training
+sentence is a near-duplicate of any of it, by the rule that `load_corpus` has for the pairs, and no text of the held-out pairs
+one of a training pair's.
 """
 
 import hashlib
@@ -47,19 +49,33 @@ def conversations() -> list[str]:
 def load(config: Config) -> tuple[Material, Judged]:
     """What `config` names, less the near-duplicates of judged text, and the judged text."""
     material = gather(config)
-    (held_out, validation), turns = definitions(), conversations()
-    sentences = material.corpus.sentences
-    kept = set(without_near_duplicates(sentences, held_out + validation + turns, config.corpus.near_duplicate_similarity))
-    rows = np.flatnonzero([sentence in kept for sentence in sentences])
+    converses = config.corpus.pairs.startswith("chatterbot")
+    own, (held_out, validation) = CONVERSATIONS if converses else PAIRS, definitions()
+    turns = [] if converses else conversations()
     judged = Judged(
-        {
-            PAIRS: np.concatenate(material.pairs("validation")),
-            DEFINITIONS: extract(validation, config.teacher).embeddings[:],
-        },
-        {
-            PAIRS: np.concatenate(material.pairs("held_out")),
-            DEFINITIONS: extract(held_out, config.teacher).embeddings[:],
-            CONVERSATIONS: extract(turns, config.teacher).embeddings[:],
-        },
+        {own: np.concatenate(material.pairs("validation")), DEFINITIONS: extract(validation, config.teacher).embeddings[:]},
+        {own: _held_out_pairs(material, config), DEFINITIONS: extract(held_out, config.teacher).embeddings[:]},
     )
-    return material._replace(sentences=material.sentences[rows]), judged
+    if turns:
+        judged = judged._replace(held_out={**judged.held_out, CONVERSATIONS: extract(turns, config.teacher).embeddings[:]})
+    return _without(material, held_out + validation + turns, config.corpus.near_duplicate_similarity), judged
+
+
+def _held_out_pairs(material: Material, config: Config) -> np.ndarray:
+    """Questions and answers of the held-out pairs, less those whose words a text of a training pair holds: what is an answer
+    in one conversation may be a question in the next."""
+
+    def texts(side: str) -> list[str]:
+        pairs = [material.corpus.pairs[index] for index in getattr(material.corpus.split, side)]
+        return [pair.question for pair in pairs] + [pair.answer for pair in pairs]
+
+    held_out = texts("held_out")
+    kept = set(without_near_duplicates(held_out, texts("train"), config.corpus.near_duplicate_similarity))
+    return np.concatenate(material.pairs("held_out"))[[text in kept for text in held_out]]
+
+
+def _without(material: Material, judged: list[str], threshold: float) -> Material:
+    """The material without sentences that repeat judged text."""
+    sentences = material.corpus.sentences
+    kept = set(without_near_duplicates(sentences, judged, threshold))
+    return material._replace(sentences=material.sentences[np.flatnonzero([text in kept for text in sentences])])
