@@ -134,7 +134,7 @@ class LatticeConfig:
     memory. The fused engine stores the states and what the cells propose either way."""
     weight_gradients: Literal["automatic", "deferred", "immediate"] = "automatic"
     """When the native engine adds up the matrices' gradients: once a cell, in one product over all its firings and samples, or
-    at every firing, which needs nothing stored. Automatic is deferred for batches of up to 16 whose values are stored."""
+    at every firing, which needs nothing stored. Automatic is deferred for batches of up to 8 whose values are stored."""
     devices: int = 0
     """Devices that the cells are spread over, by height; 0 takes one per CPU core that the process may use, or every
     accelerator there is."""

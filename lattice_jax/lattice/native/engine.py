@@ -23,10 +23,10 @@ from lattice_jax.lattice.step import Field, State
 from lattice_jax.lattice.surface import face_mask
 from lattice_jax.native import build
 
-_LARGEST_DEFERRED = 16
+_LARGEST_DEFERRED = 8
 """Batch size up to which matrix gradients are deferred by themselves. What that saves does not depend on the batch, what it
-stores does: 0.03 GiB at batch 8 and 3 GiB at 64. It is faster by 0 to 9 % at 8 and 16 in most measurements; at 32 and 64 these
-disagree (6 % slower to 7 % faster), so the smaller memory decides. `benchmarks/throughput.py --what deferral`."""
+stores does. It is 4 % faster at 8, 3 % slower at 16 (as fast where the pass has 16 steps instead of 11), 4 and 7 % slower at 32
+and 64. `benchmarks/throughput.py --what deferral`."""
 
 _SHARE_OF_MEMORY = 8
 """Stored values may take one part in so many of the machine's memory."""
