@@ -191,14 +191,14 @@ static void finish_cell(const Job* job, long t, long cell, Scratch* scratch) {
 static void arrange_forward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
-  add_stage(stages, (Stage){start_cell, NULL, 0, plan->every, lattice->cells, 0});
+  add_stage(stages, (Stage){start_cell, 0, plan->every, lattice->cells, 0});
   for (long t = 0; t < lattice->steps; t++) {
     const long start = t * lattice->cells;
-    add_step(stages, t, blocks, (HalfStep){send_cell, NULL, plan->sending + start, plan->sending_count[t]},
-             (HalfStep){fire_cell, NULL, plan->firing + start, plan->firing_count[t]});
-    add_stage(stages, (Stage){sum_squares, NULL, t, plan->every, 1, stages->count});
+    add_step(stages, t, blocks, (HalfStep){send_cell, plan->sending + start, plan->sending_count[t]},
+             (HalfStep){fire_cell, plan->firing + start, plan->firing_count[t]});
+    add_stage(stages, (Stage){sum_squares, t, plan->every, 1, stages->count});
   }
-  add_stage(stages, (Stage){finish_cell, NULL, lattice->steps, plan->every, lattice->cells, stages->count});
+  add_stage(stages, (Stage){finish_cell, lattice->steps, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_forward(const Lattice* lattice, const Forward* forward) {
@@ -296,11 +296,11 @@ static void arrange_backward(const Job* job, Blocks blocks, Stages* stages) {
   const Lattice* lattice = job->pass.lattice;
   const Plan* plan = &job->pass.plan;
   if (!lattice->kept) blocks = (Blocks){lattice->cells, 1}; /* a message that is made again takes the next one's place */
-  add_stage(stages, (Stage){start_cell_backward, NULL, lattice->steps - 1, plan->every, lattice->cells, 0});
+  add_stage(stages, (Stage){start_cell_backward, lattice->steps - 1, plan->every, lattice->cells, 0});
   for (long t = lattice->steps - 1; t >= 0; t--)
-    add_step(stages, t, blocks, (HalfStep){fire_cell_backward, NULL, plan->firing + t * lattice->cells, plan->firing_count[t]},
-             (HalfStep){hear_back, perceive_back, plan->every, lattice->cells});
-  add_stage(stages, (Stage){finish_cell_backward, NULL, 0, plan->every, lattice->cells, stages->count});
+    add_step(stages, t, blocks, (HalfStep){fire_cell_backward, plan->firing + t * lattice->cells, plan->firing_count[t]},
+             (HalfStep){hear_back, plan->every, lattice->cells, perceive_back});
+  add_stage(stages, (Stage){finish_cell_backward, 0, plan->every, lattice->cells, stages->count});
 }
 
 const char* propagate_backward(const Lattice* lattice, const Backward* backward) {

@@ -17,10 +17,11 @@ typedef struct Job Job;
 typedef void Work(const Job* job, long t, long cell, Scratch* scratch);
 
 typedef struct {
-  Work *work, *before; /* `before`, if there is any, for all the cells that a thread takes at once */
+  Work* work;
   long t;
   const int32_t* cells;
   long count, after;
+  Work* before; /* done for all the cells that a thread takes at once, before `work`; or NULL */
   atomic_long taken, done;
 } Stage;
 
@@ -116,15 +117,16 @@ static long first_in_block(const int32_t* cells, long count, Blocks blocks, long
 }
 
 typedef struct {
-  Work *work, *before;
+  Work* work;
   const int32_t* cells; /* in order */
   long count;
+  Work* before;
 } HalfStep;
 
 static void add_block(Stages* stages, HalfStep half, long t, Blocks blocks, long block, long after) {
   const long first = first_in_block(half.cells, half.count, blocks, block);
   const long end = first_in_block(half.cells, half.count, blocks, block + 1);
-  add_stage(stages, (Stage){half.work, half.before, t, half.cells + first, end - first, after});
+  add_stage(stages, (Stage){half.work, t, half.cells + first, end - first, after, half.before});
 }
 
 /* One step in two halves. The second half of a block needs the first one of this and the adjoining blocks, and all of the steps
