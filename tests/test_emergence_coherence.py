@@ -208,5 +208,6 @@ def test_a_band_is_the_mean_and_deviation_of_every_place():
 def test_a_comparison_is_the_standard_score():
     compared = nulls.compare(5.0, [1.0, 2.0, 3.0])
     assert (compared.null, compared.null_deviation, compared.z, compared.draws) == (2.0, 1.0, 3.0, 3)
+    assert nulls.compare(5.0, [2.0, 2.0 + 1e-6]).z is None
     assert nulls.compare(5.0, [2.0, 2.0 + 1e-4]).z is None
     assert nulls.compare(5.0, [2.0, 2.0 + 1e-2]).z is not None

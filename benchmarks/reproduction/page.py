@@ -57,9 +57,13 @@ def _settings(row: Mapping) -> str:
     return f"{name} `{row['strategy']}`, learning rate {row['learning_rate']:g}, {row['steps']:,} steps of 128 texts."
 
 
+def _pairs(row: Mapping) -> str:
+    """A run's `corpus.pairs`; rows of before there was a choice don't say."""
+    return row.get("pairs", PAIRS)
+
+
 def _converses(row: Mapping) -> bool:
-    """Whether a run's pairs are conversations; rows of before there were such runs don't say."""
-    return row.get("pairs", PAIRS) != PAIRS
+    return _pairs(row) != PAIRS
 
 
 def text_name(sentences: str, pairs: str = PAIRS) -> str:
@@ -82,7 +86,7 @@ def _trained(rows: Sequence[Mapping]) -> list[str]:
             cells = [kind, _interval(figures["adapter"]), f"{figures['components']['value']:.4f}", gain]
             cells.append(str(row["components_for_goal"][kind]))
             # What holds for all kinds of a row stands beside the first alone.
-            before = [text_name(row["sentences"], row.get("pairs", PAIRS)), f"{row['texts']:,}"] if number == 0 else ["", ""]
+            before = [text_name(row["sentences"], _pairs(row)), f"{row['texts']:,}"] if number == 0 else ["", ""]
             after = [f"{row['variance_beyond']:.3f}", _training(row)] if number == 0 else ["", ""]
             lines.append(f"| {' | '.join([*before, *cells, *after])} |")
     return lines
