@@ -28,8 +28,8 @@ from itertools import product  # noqa: E402
 
 import tyro  # noqa: E402
 
+from benchmarks.limit.corpus import Corpus  # noqa: E402
 from benchmarks.limit.experiments import (  # noqa: E402
-    Corpus,
     Cube,
     Row,
     Several,
@@ -74,6 +74,7 @@ class Limits:
 def corpus(name: str, steps: int, look: int) -> Corpus:
     """The texts, embedded, with a fresh adapter; trained for so many steps unless an experiment says otherwise."""
     configs = {
+        "main job": "phase3.py",
         "hundred": "around_ridge.py",
         "hundred around a kernel": "around_kernel.py",
         "chatterbot": "chatterbot.py",
@@ -92,6 +93,7 @@ def corpus(name: str, steps: int, look: int) -> Corpus:
         return Corpus(name, config, material, adaptation.fit_adapter(plain, material, Path(workdir)))
 
 
+main_job = partial(corpus, "main job", 120, 20)
 hundred_kernel = partial(corpus, "hundred around a kernel", 20, 5)
 hundred, wordnet = partial(corpus, "hundred", 20, 5), partial(corpus, "wordnet", 1200, 200)
 chatterbot, large_cells = partial(corpus, "chatterbot", 120, 20), partial(corpus, "large cells", 1200, 200)
@@ -199,7 +201,9 @@ EXPERIMENTS: dict[str, tuple[str, Callable[[], Iterator[Row]]]] = {
         "Pairs of WordNet lent to the regression, chatterbot",
         lambda: curriculum(chatterbot(), wordnet(), (0.0, 0.001, 0.01, 0.03, 0.1)),
     ),
-    "optimisation": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
+    "optimisation-hundred": ("A map that the cube can be, 'hundred'", lambda: optimisation(main_job())),
+    "optimisation-chatterbot": ("A map that the cube can be, chatterbot", lambda: optimisation(chatterbot_cells())),
+    "optimisation-wordnet": ("A map that the cube can be, WordNet", lambda: optimisation(corpus("wordnet", 300, 50))),
     "place-chatterbot": ("Networks in the cube's place, chatterbot", place_chatterbot),
     "place-wordnet": ("Networks in the cube's place, WordNet", place_wordnet),
     "place-large-cells": ("Networks in the place of a cube of few, large cells, WordNet", place_large_cells),

@@ -13,7 +13,17 @@ from small_cube import principal_codec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.limit.experiments import RATES, Corpus, Cube, Several, Shares, after_learning, beside, place  # noqa: E402
+from benchmarks.limit.corpus import Corpus  # noqa: E402
+from benchmarks.limit.experiments import (  # noqa: E402
+    RATES,
+    Cube,
+    Several,
+    Shares,
+    after_learning,
+    beside,
+    optimisation,
+    place,
+)
 from benchmarks.limit.learners import (  # noqa: E402
     answer_code,
     hidden_width,
@@ -206,6 +216,28 @@ def test_shares_are_added_to_the_answers_of_cube_and_mlp_as_a_run_adds_them(corp
             expected.append([scores[MEASURES.index(measure)] for measure in ("similarity", "mrr")])
         np.testing.assert_allclose([row[measure] for measure in ("similarity", "mrr")], np.mean(expected, axis=0), atol=1e-6)
     assert rows["mlp equal", 0.5]["similarity"] != rows["mlp equal", 0.0]["similarity"]
+
+
+def test_a_map_that_the_cube_can_be_is_the_regressions_as_the_code_holds_it(corpus):
+    noisy = {"answer.around": "question", "training.question_noise": 0.5, "optimizer.learning_rate": 3e-3}
+    corpus = corpus._replace(config=with_settings(SMALL, noisy))
+    rows = {row["learner"]: row for row in optimisation(corpus)}
+    assert list(rows) == ["cube, principal faces", "cube, aligned faces", "mlp", "mlp equal"]
+    plain = with_settings(SMALL, {"answer.around": "nothing", "optimizer.learning_rate": 3e-3})
+    expected = []
+    for sides in corpus.sides():
+        regression = ridge(*sides[:2], "any", shares=(0.0,))
+        told = [corpus.codec.reproduce(regression.predict(pairs.questions)) for pairs in sides]
+        taught = [Pairs(pairs.questions, unit_rows(answers, "any")) for pairs, answers in zip(sides, told, strict=True)]
+        cube_taught = train_cube(plain, corpus.codec, *taught[:2])
+        for pairs in (taught[2], taught[0]):
+            start = cosine_similarity(*pairs).mean()
+            reached = cosine_similarity(cube_taught.predict(pairs.questions), pairs.answers).mean()
+            expected += [reached, (reached - start) / (1 - start)]
+    names = ("similarity", "gap closed", "training", "gap closed, training")
+    found = [rows["cube, principal faces"][name] for name in names]
+    np.testing.assert_allclose(found, np.reshape(expected, (-1, 4)).mean(0), atol=1e-5)
+    assert all(float(row["gap closed, training"]) > 0 for row in rows.values())
 
 
 def test_divisions_are_of_known_pairs_and_apart():

@@ -1,8 +1,7 @@
 """The experiments, each a table: what is varied, and the similarity of cube and baselines to answers that none of them saw.
 
-Contract: every function takes a corpus at hand and returns rows. Held-out pairs play no part: on 'hundred', where few pairs
-remain, the other pairs are divided anew, three times, into pairs to learn from, to choose by and to judge on; on WordNet the
-validation pairs judge. Where a choice among many is made (`place`), every corpus is divided anew.
+Contract: every function takes a corpus at hand and returns rows. Held-out pairs play no part (`corpus.py`). Where a choice
+among many is made (`place`), every corpus is divided anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.limit.corpus import Corpus, Sides
 from benchmarks.limit.learners import Trained, train_cube, train_networks
 from benchmarks.limit.linear import windowed_ridge, with_borrowed
 from lattice_jax.alignment import align
@@ -22,59 +22,14 @@ from lattice_jax.evaluation.names import spelled
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, score_pairs, unit_rows
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
-from lattice_jax.material import Material
 from lattice_jax.stacking import fit_base
 
 Row = dict[str, float | str]
 
-DIVISIONS = 3
-CHOSEN_ON, JUDGED_ON = 12, 24
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that are tried for what stands in the cube's place."""
 OPERATIONS = 1e13
 """At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
-
-
-class Sides(NamedTuple):
-    """Pairs of unit length, none of them held out."""
-
-    train: Pairs
-    chosen_on: Pairs
-    judged_on: Pairs
-
-
-class Corpus(NamedTuple):
-    """What an experiment works on."""
-
-    name: str
-    config: Config
-    material: Material
-    codec: Codec
-    """With principal faces."""
-
-    def sides(self) -> list[Sides]:
-        """One division of a large corpus, several of a small one."""
-        train, validation = self._known()
-        if len(validation.questions) > CHOSEN_ON + JUDGED_ON:
-            return [Sides(train, validation, validation)]
-        return self.divided(DIVISIONS, CHOSEN_ON, JUDGED_ON)
-
-    def divided(self, divisions: int, chosen_on: int, judged_on: int) -> list[Sides]:
-        """The pairs that are not held out, divided anew so many times, with so many to choose by and to judge on."""
-        together = Pairs(*(np.concatenate(both) for both in zip(*self._known(), strict=True)))
-        return [_divided(together, seed, chosen_on, judged_on) for seed in range(divisions)]
-
-    def _known(self) -> tuple[Pairs, Pairs]:
-        known = (self.material.pairs(side) for side in ("train", "validation"))
-        train, validation = (Pairs(*(unit_rows(rows, "embeddings") for rows in pairs)) for pairs in known)
-        return train, validation
-
-
-def _divided(pairs: Pairs, seed: int, chosen_on: int, judged_on: int) -> Sides:
-    order = np.random.default_rng(seed).permutation(len(pairs.questions))
-    parts = np.split(order, [chosen_on, chosen_on + judged_on])
-    chosen, judged, train = (Pairs(*(rows[part] for rows in pairs)) for part in parts)
-    return Sides(train, chosen, judged)
 
 
 def _first(pairs: Pairs, count: int) -> Pairs:
@@ -366,29 +321,39 @@ def _both_measures(told: list[np.ndarray], divisions: list[Sides]) -> dict[str, 
 
 
 def optimisation(corpus: Corpus) -> Iterator[Row]:
-    """How well a cube learns a map that it can be, and that is free of noise: the answers of the ridge regression.
+    """How well a cube learns a map that it can be, from questions without noise.
 
-    Principal and aligned faces; `gap closed` is the share of the way from the question itself to the regression's answers. MLPs
-    get as many operations as one lattice step of the cube takes.
+    The map is a ridge regression's, its answers as the code holds them, so nothing is added to the cube's output. MLPs get as
+    many operations as one lattice step of the cube takes.
     """
-    sides = corpus.sides()[0]
-    teacher = ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,))
-    taught = Sides(*(Pairs(pairs.questions, unit_rows(teacher.predict(pairs.questions), "answers")) for pairs in sides))
-    start = _similarity(taught.judged_on.questions, taught.judged_on)
-    for layout, config in _layouts(corpus.config).items():
-        trained = _trained(corpus, config, taught)
-        reached = trained.looks[trained.best]["validation"]
-        yield {
-            "learner": f"cube, {layout} faces",
-            "steps": corpus.config.training.steps,
-            "at the start": trained.looks[0]["validation"],
-            "at the end": reached,
-            "gap closed": (reached - start) / (1 - start),
-            "training": trained.looks[trained.best]["train"],
-        }
-    parameters = cube.parameter_counts(corpus.config.lattice)["total"]
-    budget = 6 * parameters * corpus.config.training.batch_size * corpus.config.training.steps
-    fitted = fit_baselines(taught.train, taught.chosen_on, parameters=parameters, operation_budget=float(budget))
+    bare = with_settings(corpus.config, {"answer.around": "nothing", "training.question_noise": 0.0})
+    divisions = [_taught_by_ridge(corpus.codec, sides) for sides in corpus.sides()]
+    for layout, config in _layouts(bare).items():
+        trained = [_trained(corpus, config, sides) for sides in divisions]
+        yield {"learner": f"cube, {layout} faces", "steps": config.training.steps, **_gap_closed(trained, divisions)}
+    parameters = cube.parameter_counts(bare.lattice)["total"]
+    budget = 6.0 * parameters * bare.training.batch_size * bare.training.steps
+    fitted = [fit_baselines(s.train, s.chosen_on, parameters=parameters, operation_budget=budget) for s in divisions]
     for name in ("mlp", "mlp_equal"):
-        reached = _similarity(fitted[name].predict(taught.judged_on.questions), taught.judged_on)
-        yield {"learner": spelled(name), "at the end": reached, "gap closed": (reached - start) / (1 - start)}
+        yield {"learner": spelled(name), **_gap_closed([of_one[name] for of_one in fitted], divisions)}
+
+
+def _taught_by_ridge(codec: Codec, sides: Sides) -> Sides:
+    """The same questions, answered by the ridge regression of these pairs, as the code holds what it says."""
+    regression = ridge(sides.train, sides.chosen_on, "ridge", shares=(0.0,))
+    return Sides(*(Pairs(of, unit_rows(codec.reproduce(regression.predict(of)), "answers")) for of, _ in sides))
+
+
+def _gap_closed(learners: Sequence[Trained | Baseline], divisions: list[Sides]) -> dict[str, float]:
+    """How near they come to the answers, and what share of the way there from the question that is.
+
+    On pairs to judge on and on those to learn from; means of the divisions.
+    """
+
+    def told(predict: Callable[[np.ndarray], np.ndarray], pairs: Pairs) -> tuple[float, float]:
+        start, reached = _similarity(pairs.questions, pairs), _similarity(predict(pairs.questions), pairs)
+        return reached, (reached - start) / (1 - start)
+
+    found = [told(of.predict, s.judged_on) + told(of.predict, s.train) for of, s in zip(learners, divisions, strict=True)]
+    names = ("similarity", "gap closed", "training", "gap closed, training")
+    return dict(zip(names, map(float, np.mean(found, axis=0)), strict=True))
