@@ -10,8 +10,8 @@ nothing that a run did not report.
         "from rest, 16 steps (phase3)=runs/phase3"
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,15 +19,14 @@ KEPT = ("held_out", "train", "pool", "recovery", "best_step", "steps", "lattice_
 KINDS = {"undamaged": "nothing", "sphere": "a sphere", "box": "a box", "half_cube": "half the cube"}
 
 
-def read_runs(arguments: list[str]) -> dict[str, dict]:
-    """Of each NAME=WORKDIR, what is compared, and the settings that it was trained with."""
-    runs = {}
-    for argument in arguments:
-        name, _, workdir = argument.partition("=")
-        summary = json.loads((Path(workdir) / "summary.json").read_text())
-        settings = json.loads((Path(workdir) / "config.json").read_text())
-        runs[name] = {kept: summary[kept] for kept in KEPT} | {"settings": settings["pool"]}
-    return runs
+def read_run(argument: str) -> tuple[str, dict]:
+    """Of NAME=WORKDIR the name, what is compared, and the settings that it was trained with."""
+    name, _, workdir = argument.partition("=")
+    try:
+        summary, settings = (json.loads((Path(workdir) / file).read_text()) for file in ("summary.json", "config.json"))
+        return name, {kept: summary[kept] for kept in KEPT} | {"settings": settings["pool"]}
+    except (OSError, KeyError) as error:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no NAME=WORKDIR of a run that has ended: {error!r}") from error
 
 
 def answers_table(runs: dict[str, dict]) -> list[str]:
@@ -57,9 +56,8 @@ def recovery_table(runs: dict[str, dict]) -> list[str]:
     return lines
 
 
-def main(arguments: list[str]) -> None:
-    """Read, and write both files."""
-    runs = read_runs(arguments)
+def main(runs: dict[str, dict]) -> None:
+    """Write both files."""
     (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
     questions = next(iter(runs.values()))["recovery"]["questions"]
     looks = ", ".join(f"{run['best_step']} ({name})" for name, run in runs.items())
@@ -79,4 +77,6 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="NAME=WORKDIR", type=read_run, nargs="+")
+    main(dict(parser.parse_args().runs))

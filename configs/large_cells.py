@@ -5,8 +5,8 @@ bin/train --config configs/large_cells.py --seeds 0 1 2 3 4
 Needs Debian's wordnet-base. Corpus, layout of the faces, noise and number of parameters are those of wordnet.py, where each
 cell takes one number. Numbers of one cell share its features, which is what cells of one number lack beside an MLP
 (benchmarks/README.md, "What limits the cube"). Settings were chosen by the validation pairs, the contrastive weight and what is
-added once the cube has learned on a division of the pairs that are not held out (`python benchmarks/limits.py --only
-shares-wordnet`).
+added once the cube has learned on a division of the pairs that are not held out (the latter by `python benchmarks/limits.py
+--only shares-wordnet`).
 """
 
 from lattice_jax.config import (

@@ -2,9 +2,9 @@
 
 bin/train --plan configs/plan.py
 
-Measured with the texts embedded, on two CPU cores without AVX-512: 14.6 minutes, production made twice, because on the
-validation pairs it stays more than 0.02 behind the best baseline. Held-out similarity 0.642, mean reciprocal rank 0.705 against
-0.830 of the question itself: the one criterion of six that is missed.
+Measured with the texts embedded, on one core with AVX-512: 16 minutes, production made twice, because on the validation pairs
+it stays more than 0.02 behind the best baseline. Held-out similarity 0.642, mean reciprocal rank 0.705 against 0.830 of the
+question itself: the one criterion of six that is missed.
 """
 
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
