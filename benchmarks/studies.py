@@ -19,7 +19,7 @@ launcher.prepare()
 import json  # noqa: E402
 import shlex  # noqa: E402
 import shutil  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
 
 import tyro  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -27,7 +27,7 @@ from rich.console import Console  # noqa: E402
 from benchmarks.study.arms import ARMS, REFERENCE, Arm, arm_config  # noqa: E402
 from benchmarks.study.table import gather, markdown  # noqa: E402
 from lattice_jax import ensemble  # noqa: E402
-from lattice_jax.commandline import clear_errors, load_config, read_config_record  # noqa: E402
+from lattice_jax.commandline import OF_THE_MACHINE, clear_errors, load_config, require_recorded  # noqa: E402
 from lattice_jax.config import Config  # noqa: E402
 from lattice_jax.config.overrides import with_settings  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
@@ -88,14 +88,11 @@ def train(arm: Arm, config: Config, arguments: Studies, console: Console) -> dic
 
 def require_same(folder: Path, config: Config, seeds: tuple[int, ...], found: dict) -> None:
     """Refuse an arm that was trained otherwise than it is now described."""
-    then = read_config_record(folder / f"seed-{found['members'][0]['seed']}")
-    same = with_settings(then, {"seed": 0, "lattice.engine": "automatic", "lattice.devices": 0}) == with_settings(
-        config, {"seed": 0, "lattice.engine": "automatic", "lattice.devices": 0}
-    )
-    if not same or [member["seed"] for member in found["members"]] != list(seeds):
-        raise InputError(
-            f"{folder} was trained with other settings or seeds", expected="those of this arm", fix="take another --workdir"
-        )
+    then = [member["seed"] for member in found["members"]]
+    if then != list(seeds):
+        raise InputError(f"{folder} has seeds {then}", expected=f"{list(seeds)}", fix="take another --workdir")
+    for seed in seeds:
+        require_recorded(replace(config, seed=seed), folder / f"seed-{seed}", but=OF_THE_MACHINE)
 
 
 with clear_errors():

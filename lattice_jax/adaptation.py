@@ -104,14 +104,15 @@ def _restore_turns(codec: Codec, workdir: Path) -> Turns:
 
 
 def mixed_text(pairs: np.ndarray, sentences: np.ndarray, pair_fraction: float) -> np.ndarray:
-    """Rows of both, those of the pairs repeated until they are about `pair_fraction` of all; 1 takes the pairs alone."""
+    """Rows of both, those of the pairs repeated until they are about `pair_fraction` of all, unless they are more as it is; 1
+    takes the pairs alone."""
     if pair_fraction == 1:
         return pairs
     repeats = max(1, round(pair_fraction / (1 - pair_fraction) * len(sentences) / len(pairs)))
     return np.concatenate([np.tile(pairs, (repeats, 1)), sentences])
 
 
-def adapter_figures(config: Config, material: Material, codec: Codec) -> dict[str, float]:
+def adapter_figures(material: Material, codec: Codec) -> dict[str, float]:
     """How well held-out embeddings survive the adapter, beside principal components of equal width on the same text."""
     held_out = np.concatenate(material.pairs("held_out"))
     fitted = principal_components(np.concatenate(material.adapter_text()), codec.adapter.code)

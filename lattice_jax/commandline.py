@@ -31,6 +31,9 @@ _ROOMS = ("corpus", "teacher", "adapter", "lattice", "loss", "optimizer", "train
 _SETTINGS = {"seed": int, **dict.fromkeys(_ROOMS, dict)}
 """What every version has recorded of a run; a setting that came later has its start value where a record lacks it."""
 _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
+OF_THE_MACHINE = ("lattice.engine", "lattice.devices")
+"""Settings that `use_devices` fills in; they change nothing that a run that has ended reports but its speed."""
+_BACKEND_OF = {"native": "cpu", "fused": "gpu"}
 
 
 @contextlib.contextmanager
@@ -128,12 +131,13 @@ def require_different(workdirs: Sequence[Path]) -> None:
             raise InputError(f"{workdir} is named twice", expected="every run once", fix="leave one of them out")
 
 
-def use_devices(config: Config) -> Config:
+def use_devices(config: Config, *, recorded: bool = False) -> Config:
     """Give JAX one virtual device a CPU core, as `lattice.devices` says, and return the configuration with the number and the
     engine that it gets.
 
-    Both are recorded because parameters lie padded for them on disk. To be called before JAX computes anything; `InputError`
-    where it has begun with fewer.
+    Both are recorded because parameters lie padded for them on disk. With `recorded`, of a run that has ended: where an engine
+    of another kind of machine trained it, which pads nothing, another one is taken. To be called before JAX computes anything;
+    `InputError` where it has begun with fewer.
     """
     import jax
 
@@ -152,12 +156,15 @@ def use_devices(config: Config) -> Config:
                     expected="in stages and trials at most as many as in the configuration that they change",
                     fix="raise lattice.devices in the configuration",
                 ) from error
-    chosen, mesh = engine(config.lattice), cell_mesh(config.lattice)
+    lattice, backend = config.lattice, jax.default_backend()
+    if recorded and _BACKEND_OF.get(lattice.engine, backend) != backend:
+        lattice = dataclasses.replace(lattice, engine="automatic", devices=1)
+        wanted = 1
+    chosen, mesh = engine(lattice), cell_mesh(lattice)
     if chosen == "native":
         library()  # before minutes of other work, because it may be refused
     count = wanted if chosen == "native" else 1 if mesh is None else mesh.size
-    lattice = dataclasses.replace(config.lattice, engine=chosen, devices=count)
-    return dataclasses.replace(config, lattice=lattice)
+    return dataclasses.replace(config, lattice=dataclasses.replace(lattice, engine=chosen, devices=count))
 
 
 def new_workdir(wanted: Path | None, name: str) -> Path:
@@ -187,12 +194,18 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
             )
         path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
         return
+    require_recorded(config, workdir)
+
+
+def require_recorded(config: Config, workdir: Path, *, but: tuple[str, ...] = ()) -> None:
+    """Refuse settings that differ from a run's, other than those that may change once it has begun and those in `but`."""
     saved, wanted = flat(read_config_record(workdir).as_dict()), flat(config.as_dict())
-    different = [name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(_MAY_CHANGE_ON_RESUME)]
+    may_change = (*_MAY_CHANGE_ON_RESUME, *but)
+    different = [name for name in wanted if saved.get(name) != wanted[name] and not name.startswith(may_change)]
     if different:
         raise InputError(
             "these settings are not those of the run: " + ", ".join(f"{name} = {wanted[name]!r}" for name in different),
-            expected=", ".join(f"{name} = {saved.get(name)!r}" for name in different) + f" ({path})",
+            expected=", ".join(f"{name} = {saved.get(name)!r}" for name in different) + f" ({workdir / CONFIG_RECORD})",
             fix="resume with the run's own settings, or start anew in another --workdir",
         )
 

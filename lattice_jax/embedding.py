@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -82,7 +83,8 @@ def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, o
         "texts_per_second": found.new / seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    table = Table(title=f"{corpus} by {settings.name}", title_justify="left", show_header=False, box=None, pad_edge=False)
+    title = escape(f"{corpus} by {settings.name}")
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
     table.add_row("texts (different ones)", f"{figures['texts']:,} ({figures['different']:,})")
@@ -94,7 +96,7 @@ def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, o
     table.add_row("new texts/s", f"{figures['texts_per_second']:,.1f}")
     table.add_row("memory at most", f"{figures['peak_memory_bytes'] / 1e6:,.0f} MB")
     console.print(table)
-    console.print(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False, soft_wrap=True)
+    console.print(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False, soft_wrap=True, markup=False)
     return figures
 
 
@@ -114,7 +116,8 @@ def check(directory: Path, *, console: Console) -> None:
         harm = [f"{condition.path} {condition.damage}" for condition in conditions if condition.damage]
         manifest = read_manifest(store)
         if manifest is None:
-            console.print(f"{store} has no {MANIFEST}: the next run writes it anew", highlight=False, soft_wrap=True)
+            told = f"{store} has no {MANIFEST}: the next run writes it anew"
+            console.print(told, highlight=False, soft_wrap=True, markup=False)
         elif not harm and all(condition.listed for condition in conditions):
             incomplete += _tell_corpora(open_store(store, manifest[0]), console)
         damaged += harm
@@ -137,7 +140,7 @@ def check(directory: Path, *, console: Console) -> None:
 
 def _tell_conditions(store: Path, console: Console) -> list[Condition]:
     """How every shard is, printed as a table."""
-    table = Table(title=str(store), title_justify="left")
+    table = Table(title=escape(str(store)), title_justify="left")
     table.add_column("shard", no_wrap=True)
     table.add_column("rows", justify="right")
     table.add_column("MB", justify="right")
@@ -157,7 +160,7 @@ def _tell_corpora(store: Store, console: Console) -> list[str]:
     wrong = []
     for name in recorded_corpora(store):
         try:
-            console.print(f"corpus {name}: {len(open_corpus(store, name)):,} texts, all there", highlight=False)
+            console.print(f"corpus {name}: {len(open_corpus(store, name)):,} texts, all there", highlight=False, markup=False)
         except InputError as error:
             wrong.append(error.found)
     return wrong

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lattice_jax import experiment, run
-from lattice_jax.commandline import CONFIG_RECORD, require_different
+from lattice_jax.commandline import CONFIG_RECORD, OF_THE_MACHINE, require_different, require_recorded
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import Pairs
@@ -51,16 +51,20 @@ def average(predictions: Sequence[Float[np.ndarray, "n d"]]) -> Float[np.ndarray
 def train_seeds(config: Config, workdir: Path, *, seeds: Sequence[int], resume: bool, console: Console) -> dict[str, Any]:
     """Train and judge one run a seed, in `workdir/seed-N`, then all of them together; returns the figures of `ensemble.json`.
 
-    With `resume`, runs that have ended stay as they are.
+    With `resume`, runs that have ended stay as they are; `InputError` where they had other settings.
     """
     if len(set(seeds)) != len(seeds) or len(seeds) < 2:
         raise InputError(f"seeds {list(seeds)}", expected="two or more, each once", fix="for example --seeds 0 1 2 3 4")
     folders, fit = [workdir / f"seed-{seed}" for seed in seeds], experiment.FittedOnce()
-    for seed, folder in zip(seeds, folders, strict=True):
-        begun = (folder / CONFIG_RECORD).exists()
-        if not (resume and (folder / run.SUMMARY).exists()):
-            console.rule(f"seed {seed}", align="left")
-            run.train(dataclasses.replace(config, seed=seed), folder, resume=resume and begun, console=console, fit=fit)
+    configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
+    ended = [folder for folder in folders if resume and (folder / run.SUMMARY).exists()]
+    for one, folder in zip(configs, folders, strict=True):
+        if folder in ended:
+            require_recorded(one, folder, but=OF_THE_MACHINE)
+    for one, folder in zip(configs, folders, strict=True):
+        if folder not in ended:
+            console.rule(f"seed {one.seed}", align="left")
+            run.train(one, folder, resume=resume and (folder / CONFIG_RECORD).exists(), console=console, fit=fit)
     return evaluate(folders, workdir / FILE, console=console, fit=fit)
 
 
@@ -79,7 +83,7 @@ def evaluate(
     temporary.write_text(json.dumps(found, indent=2) + "\n")
     temporary.replace(out)
     console.print(render(found))
-    console.print(f"\nFigures: {out}", highlight=False)
+    console.print(f"\nFigures: {out}", highlight=False, markup=False)
     return found
 
 

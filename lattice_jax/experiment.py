@@ -48,14 +48,16 @@ def make_predictor(
     *,
     base: Base = Base(),  # noqa: B008, an immutable tuple
     sampled: bool | None = None,
+    batch_size: int | None = None,
 ) -> Predict:
     """Question embeddings to answer embeddings through the cube, in batches of one size so that it compiles once.
 
-    `base` is what the answers are changes of. `sampled` None updates as `lattice.update.evaluation` says.
+    `base` is what the answers are changes of. `sampled` None updates as `lattice.update.evaluation` says; `batch_size` None is
+    that of training.
     """
     if sampled is None:
         sampled = config.lattice.update.evaluation == "sampled"
-    size = config.training.batch_size
+    size = batch_size or config.training.batch_size
 
     @jax.jit
     def answer(parameters: dict, questions: jax.Array, added: Offsets, key: jax.Array) -> jax.Array:
@@ -196,8 +198,11 @@ def fit_cube(
 
 
 def training_operations(config: Config, steps: int) -> float:
-    """Counted floating-point operations of training: 6 a parameter, lattice step and sample (2 forward, 4 backward)."""
-    per_sample = 6 * cube.parameter_counts(config.lattice)["cells"] * config.lattice.steps
+    """Counted floating-point operations of training: 6 a weight of each cell, lattice step and sample (2 forward, 4 backward).
+
+    Cells that share their weights compute with them all the same.
+    """
+    per_sample = 6 * config.lattice.grid.cells * cell.parameters_per_cell(config.lattice.cell) * config.lattice.steps
     return float(per_sample * config.training.batch_size * steps)
 
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 
 from lattice_jax import plan_record, run, trial
 from lattice_jax.commandline import CONFIG_RECORD, read_config_record, use_devices
@@ -187,7 +188,7 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
     while (attempt := next_attempt(plan, record["attempts"])) is not None:
         record["running"] = record.get("running") or {"stage": attempt.stage.name, "since": _now()}
         _write(record, workdir)
-        console.rule(f"[bold]{attempt.folder}[/]: {attempt.stage.purpose}", align="left")
+        console.rule(f"[bold]{attempt.folder}[/]: {escape(attempt.stage.purpose)}", align="left")
         began = datetime.datetime.now().astimezone()
         figures, folder = _make(plan, base, attempt, record, workdir, shared, console)
         results = [weigh(criterion, figures) for criterion in attempt.stage.criteria]
@@ -212,7 +213,7 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
         record["outcome"] = _outcome(plan, record["attempts"])
         _write(record, workdir)
         _tell(record["attempts"][-1], console)
-    console.print(f"\n[bold]{record['outcome']}[/]  {workdir / PAGE}", highlight=False)
+    console.print(f"\n[bold]{escape(record['outcome'])}[/]  {escape(str(workdir / PAGE))}", highlight=False)
     return record
 
 
@@ -279,4 +280,4 @@ def _tell(attempt: Mapping[str, Any], console: Console) -> None:
         console.print(f"{mark} {result['criterion']}: {figure(result['value'])} against {figure(result['threshold'])}")
     decision = attempt["decision"]
     taken = f" with {decision['taken']}" if "taken" in decision else ""
-    console.print(f"[bold]{decision['action']}[/]{taken}: {decision['reason']}")
+    console.print(f"[bold]{decision['action']}[/]{taken}: {escape(decision['reason'])}")

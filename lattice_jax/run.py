@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax import adaptation, endurance, experiment, observation
@@ -37,7 +38,7 @@ from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, Interrupted
-from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
+from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
 SUMMARY = "summary.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "lattice-jax")
@@ -50,7 +51,7 @@ def describe(config: Config) -> Table:
     table.add_column(style="dim")
     table.add_column(justify="right")
     grid = lattice.grid
-    table.add_row("cells", f"{grid.depth} x {grid.height} x {grid.width} = {grid.depth * grid.height * grid.width:,}")
+    table.add_row("cells", f"{grid.depth} x {grid.height} x {grid.width} = {grid.cells:,}")
     for part, count in cell.component_counts(lattice.cell).items():
         table.add_row(f"  {part}", f"{count:,}")
     table.add_row("parameters a cell", f"{cell.parameters_per_cell(lattice.cell):,}")
@@ -73,6 +74,7 @@ def train(
 ) -> dict:
     """Embed, train the adapter, train the cube, judge it beside the baselines of `fit`, and write the summary; returns it."""
     start = time.perf_counter()
+    reset_peak_memory()
     seconds = {}
     config = use_devices(config)
     record_config(config, workdir, resume=resume)
@@ -83,7 +85,7 @@ def train(
     console.print("Training the adapter")
     with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, "adapter", console):
         codec = adaptation.fit_adapter(config, material, workdir)
-        adapter_figures = adaptation.adapter_figures(config, material, codec)
+        adapter_figures = adaptation.adapter_figures(material, codec)
     console.print(
         "Adapter, held-out reconstruction: {adapter_reconstruction:.3f} (principal components of equal width: "
         "{pca_reconstruction:.3f})".format(**adapter_figures)
@@ -116,9 +118,10 @@ def train(
     _draw(summary, rows, workdir, console)
     _tell(judgement, summary, console)
     console.print(
-        f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}"
+        f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}",
+        markup=False,
     )
-    console.print(f'Ask it: bin/ask --workdir {workdir} "What is overfitting?"')
+    console.print(f'Ask it: bin/ask --workdir {workdir} "What is overfitting?"', markup=False)
     return summary
 
 
@@ -144,13 +147,13 @@ def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[t
     embedded, cut = embed_question(question, config.teacher)
     if cut:
         console.print("The question is longer than the teacher reads; its end is left out")
-    predicted = experiment.make_predictor(config, codec, mesh, base=base)(parameters, embedded)
+    predicted = experiment.make_predictor(config, codec, mesh, base=base, batch_size=1)(parameters, embedded)
     indices, similarities = nearest_answers(predicted, material.answers, count)
     found = [
         (material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)
     ]
     for answer, similarity in found:
-        console.print(f"[bold]{similarity:.3f}[/]  {answer}\n", highlight=False)
+        console.print(f"[bold]{similarity:.3f}[/]  {escape(answer)}\n", highlight=False)
     return found
 
 
@@ -183,12 +186,12 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
     page = _report_page()
     path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
     panels, ended = page.write_page(folders, path, refresh=watch)
-    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True, markup=False)
     while watch is not None and not ended:
         time.sleep(watch)
         panels, ended = page.write_page(folders, path, refresh=watch)
     for picture in page.export_png(panels, png) if png else []:
-        console.print(f"Figure: {picture}", highlight=False, soft_wrap=True)
+        console.print(f"Figure: {picture}", highlight=False, soft_wrap=True, markup=False)
     return path
 
 
@@ -222,16 +225,20 @@ def _gather(config: Config, console: Console) -> Material:
         f"Corpus: {len(corpus.split.train)} training, {len(corpus.split.validation)} validation and "
         f"{len(corpus.split.held_out)} held-out pairs, {len(corpus.sentences):,} unlabelled sentences; teacher: "
         f"{config.teacher.name}, {material.questions.shape[1]} numbers a text"
-        + (f"; {material.cut:,} texts longer than it reads, their ends cut off" if material.cut else "")
+        + (f"; {material.cut:,} texts longer than it reads, their ends cut off" if material.cut else ""),
+        markup=False,
     )
     for reason, count in corpus.left_out.items():
-        console.print(f"Left out of {config.corpus.pairs}: {count:,} {reason}")
+        console.print(f"Left out of {config.corpus.pairs}: {count:,} {reason}", markup=False)
+    if corpus.sentences_removed:
+        left_out = f"{corpus.sentences_removed:,} nearly the same as held-out or validation text"
+        console.print(f"Left out of {config.corpus.sentences}: {left_out}", markup=False)
     return material
 
 
 def _load(workdir: Path, console: Console):
     """All of a trained run: settings, texts, adapter, what answers are changes of, best parameters, devices."""
-    config = use_devices(read_config_record(workdir))
+    config = use_devices(read_config_record(workdir), recorded=True)
     mesh = devices.cell_mesh(config.lattice)
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
@@ -264,6 +271,7 @@ def _run_figures(config: Config, material: Material, result: FitResult, operatio
         "pairs": {side: len(getattr(split, side)) for side in ("train", "validation", "held_out")},
         "pairs_left_out": dict(material.corpus.left_out),
         "sentences": len(material.corpus.sentences),
+        "sentences_left_out": material.corpus.sentences_removed,
     }
 
 
@@ -320,7 +328,7 @@ def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> N
         )
         _write_report(page, workdir, summary["steps"], console)
     except InputError as error:
-        console.print(f"[dim]No plots: {error}[/]")
+        console.print(f"No plots: {error}", style="dim", markup=False)
 
 
 @contextmanager
@@ -332,17 +340,17 @@ def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iter
         try:
             _write_report(_report_page(), workdir, stopped.step, console)
         except InputError as error:
-            console.print(f"[dim]No report: {error}[/]")
+            console.print(f"No report: {error}", style="dim", markup=False)
         if isinstance(stopped, Interrupted):
             saved = f"The {part} is saved at step {stopped.step}; go on with --resume --workdir {workdir}"
-            console.print(saved, highlight=False, soft_wrap=True)
+            console.print(saved, highlight=False, soft_wrap=True, markup=False)
         raise
 
 
 def _write_report(page, workdir: Path, step: int, console: Console) -> None:
     panels, _ = page.write_page([workdir], workdir / page.REPORT)
     page.show_in_tensorboard(panels, workdir, step)
-    console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:
@@ -351,7 +359,7 @@ def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> N
     for number, sample in enumerate(judgement.samples, start=1):
         best = sample["nearest"][0]
         mark = "[green]right[/]" if best["right"] else "[red]wrong[/]"
-        console.print(f"[bold]{number}. {sample['question']}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
+        console.print(f"[bold]{number}. {escape(sample['question'])}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
         console.print(f"   {best['answer'][:160]}", highlight=False, overflow="ellipsis", no_wrap=True, markup=False)
     console.print()
     if "emergence" in summary:

@@ -13,6 +13,7 @@ it says. It doesn't learn against them: two learners that err apart are right to
 similarity to the right answer for being told apart from the others.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,8 +40,8 @@ class Base(NamedTuple):
 
     predict: Predict | None = None
     """Questions to answers; None where the cube's output is decoded as it is."""
-    cross_fitted: Float[np.ndarray, "n teacher"] | None = None
-    """Answers to the training questions, none of them fitted on its own pair."""
+    cross_fitted: Callable[[], Float[np.ndarray, "n teacher"]] | None = None
+    """Answers to the training questions, none of them fitted on its own pair; computed when a cube is to learn."""
     shifts: bool = True
     """Whether the base is added to the cube's output, too, or only what of it the code can't hold."""
     afterwards: Predict | None = None
@@ -55,7 +56,7 @@ class Base(NamedTuple):
 
     def training_offsets(self, codec: Codec, questions: Float[np.ndarray, "n teacher"]) -> Offsets:
         """The same for the training questions, by what was not fitted on them."""
-        return self._offsets(codec, questions, self.cross_fitted)
+        return self._offsets(codec, questions, None if self.cross_fitted is None else self.cross_fitted())
 
     def _offsets(self, codec: Codec, questions: np.ndarray, wanted: np.ndarray | None) -> Offsets:
         shift, remainder = offsets(codec, questions, wanted)
@@ -101,7 +102,7 @@ def _fit_around(train: Pairs, regressions: _Regressions, config: AnswerConfig, *
     if config.around == "nothing":
         return Base()
     if config.around == "question":
-        return Base(lambda questions: questions, train.questions)
+        return Base(lambda questions: questions, lambda: train.questions)
     units, length = regressions.train, regressions.length
     if config.around == "shrunken_question":
         mean_question, mean_answer = units.questions.mean(axis=0), units.answers.mean(axis=0)
@@ -109,9 +110,9 @@ def _fit_around(train: Pairs, regressions: _Regressions, config: AnswerConfig, *
         def shrunken(questions: np.ndarray) -> np.ndarray:
             return mean_answer + config.share * (questions - mean_question)
 
-        return _of_length(length, shrunken, shrunken(units.questions))
+        return _of_length(length, shrunken, lambda: shrunken(units.questions))
     chosen = regressions.around(config.share) if config.around == "ridge" else regressions.best(config.around)
-    found = _of_length(length, chosen.predict, _cross_fitted(units, chosen, config.folds, seed=seed))
+    found = _of_length(length, chosen.predict, lambda: _cross_fitted(units, chosen, config.folds, seed=seed))
     return found._replace(shifts=config.around != "beyond_code")
 
 
@@ -129,8 +130,8 @@ def _added(regressions: _Regressions, config: AnswerConfig) -> Predict:
     return added
 
 
-def _of_length(length: float, predict: Predict, cross_fitted: Float[np.ndarray, "n teacher"]) -> Base:
-    return Base(lambda questions: length * predict(unit_rows(questions, "questions")), length * cross_fitted)
+def _of_length(length: float, predict: Predict, cross_fitted: Callable[[], np.ndarray]) -> Base:
+    return Base(lambda questions: length * predict(unit_rows(questions, "questions")), lambda: length * cross_fitted())
 
 
 def _cross_fitted(train: Pairs, chosen: Baseline, folds: int, *, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax import run, trial
@@ -107,7 +108,7 @@ def search(
     _write(found, workdir)
     draw(study, found, workdir / PAGE)
     console.print(render(found))
-    console.print(f"\n{workdir / PAGE}", highlight=False)
+    console.print(f"\n{workdir / PAGE}", highlight=False, markup=False)
     return found
 
 
@@ -199,9 +200,8 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
     changes = {dimension.name: _suggest(asked, dimension) for dimension in wanted.dimensions}
     folder = workdir / f"trial-{asked.number:04d}"
     shutil.rmtree(folder, ignore_errors=True)
-    console.rule(
-        f"trial {asked.number}: " + ", ".join(f"{name} = {_told(value)}" for name, value in changes.items()), align="left"
-    )
+    suggested = ", ".join(f"{name} = {_told(value)}" for name, value in changes.items())
+    console.rule(escape(f"trial {asked.number}: {suggested}"), align="left")
     try:
         changed = with_settings(config, changes)
         looks = _Looks(asked, wanted, changed)
@@ -213,7 +213,7 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
         # Settings that contradict each other, or that diverge, are a result of the search and recorded as one.
         asked.set_user_attr("reason", error.found)
         study.tell(asked, state=_states().FAIL)
-        console.print(f"[yellow]{'diverged' if isinstance(error, NonFiniteLoss) else 'not possible'}[/]: {error.found}")
+        console.print(f"[yellow]{'diverged' if isinstance(error, NonFiniteLoss) else 'not possible'}[/]: {escape(error.found)}")
     else:
         asked.set_user_attr("steps", trained.result.step)
         asked.set_user_attr("best_step", trained.result.best.step)
@@ -308,7 +308,7 @@ def render(found: Mapping[str, Any]) -> Table:
             str(one["number"]),
             one["state"],
             "" if value is None else f"{value:.4f}",
-            *(_told(one["settings"].get(name, "")) for name in names),
+            *(escape(_told(one["settings"].get(name, ""))) for name in names),
             "" if one["seconds"] is None else f"{one['seconds']:.0f}",
             style="bold green" if one["number"] == found["best"] else None if one["state"] == "complete" else "dim",
         )

@@ -19,17 +19,19 @@ import numpy as np
 from rich.console import Console
 
 from lattice_jax import adaptation, experiment
-from lattice_jax.commandline import record_config, use_devices
-from lattice_jax.config import Config
+from lattice_jax.commandline import read_config_record, record_config, use_devices
+from lattice_jax.config import Config, LatticeConfig
 from lattice_jax.embedding import embedding_progress
+from lattice_jax.errors import InputError
 from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, measure
 from lattice_jax.lattice import devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.lattice.surface import face_shape
 from lattice_jax.material import Material, gather
 from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, initial_state
-from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics
+from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
 _TEACHER_SPEED = ("batch_size", "cache_directory")
 """Settings of the teacher that leave its embeddings as they are."""
@@ -72,9 +74,14 @@ class Shared:
             copy_adapter(workdir / "adapter", self._adapter(config))
 
     def _adapter(self, config: Config) -> Path:
-        lattice = config.lattice
-        faces = f"{lattice.input_face}-{lattice.output_face}-{lattice.surface_size(lattice.input_face)}"
-        return self._adapters / f"{_key(config, 'corpus', 'teacher', 'adapter', 'seed')}-{faces}"
+        return self._adapters / f"{_key(config, 'corpus', 'teacher', 'adapter', 'seed')}-{_faces(config.lattice)}"
+
+
+def _faces(lattice: LatticeConfig) -> str:
+    """Which faces the adapter's numbers lie on, and where: aligned ones are laid out by their cells."""
+    faces = (lattice.input_face, lattice.output_face)
+    shapes = ("x".join(map(str, (*face_shape(face, lattice.grid), lattice.surface_channels))) for face in faces)
+    return "-".join((*faces, *shapes))
 
 
 def copy_adapter(source: Path, target: Path) -> None:
@@ -121,6 +128,7 @@ def train(
     `KeyboardInterrupt`.
     """
     began = time.perf_counter()
+    reset_peak_memory()
     config = use_devices(config)
     record_config(config, workdir, resume=resume)
     mesh = devices.cell_mesh(config.lattice)
@@ -128,6 +136,7 @@ def train(
     if adapter is None:
         shared.lend_adapter(config, workdir)
     elif not (workdir / "adapter").exists():
+        _require_same_faces(adapter, config)
         copy_adapter(adapter / "adapter", workdir / "adapter")
     codec = adaptation.fit_adapter(config, material, workdir)
     if adapter is None:
@@ -137,6 +146,17 @@ def train(
     base = experiment.answer_base(config, material)
     result = experiment.fit_cube(config, material, codec, base, workdir, mesh, on_look)
     return Trial(config, material, codec, base, result, time.perf_counter() - began)
+
+
+def _require_same_faces(adapter: Path, config: Config) -> None:
+    """Refuse another run's adapter where its numbers lie elsewhere on the faces than this cube has cells."""
+    theirs = read_config_record(adapter)
+    if config.adapter.layout == "aligned" and _faces(theirs.lattice) != _faces(config.lattice):
+        raise InputError(
+            f"the adapter of {adapter} is aligned for {_faces(theirs.lattice)}",
+            expected=_faces(config.lattice),
+            fix="train an adapter in this stage, or give both the same faces",
+        )
 
 
 def _begin_from(start: Path, config: Config, workdir: Path, mesh: jax.sharding.Mesh | None) -> None:

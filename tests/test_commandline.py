@@ -189,6 +189,11 @@ def test_a_folder_that_holds_no_run(refused, tmp_path):
     assert "holds no run" in refused("train", "--config", SMOKE, "--workdir", tmp_path, "--resume")
 
 
+def test_an_evaluation_needs_a_run_and_an_ensemble_several(refused, tmp_path):
+    assert "no run was named" in refused("evaluate")
+    assert "--out with one run" in refused("evaluate", "--workdir", tmp_path, "--out", tmp_path / "figures.json")
+
+
 def test_a_resume_needs_to_know_which_run(refused):
     assert "--workdir" in refused("train", "--config", SMOKE, "--resume")
 

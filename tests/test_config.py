@@ -304,3 +304,12 @@ def test_settings_cannot_be_changed_and_become_plain_json():
     assert record["lattice"]["grid"] == {"depth": 11, "height": 15, "width": 15}
     assert record["lattice"]["update"]["rate"] == 0.7
     assert list(record) == [entry.name for entry in dataclasses.fields(Config)]
+
+
+def test_a_share_of_the_pool_too_small_for_the_samples_at_once_is_refused():
+    few = TrainingConfig(batch_size=32, micro_batch=4)
+    for name in ("reseed_share", "damage_share"):
+        with pytest.raises(InputError, match=f"pool.{name} is 0.125"):
+            Config(training=few, pool=PoolConfig(size=64, **{"reseed_share": 0.0, "damage_share": 0.0, name: 0.125}))
+    Config(training=few, pool=PoolConfig(size=64, reseed_share=0.0, damage_share=0.25))
+    Config(training=few)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from lattice_jax.corpus.conversations import Exchange, exchanges, load_conversations
 from lattice_jax.corpus.pairs import Pair, list_pairs, load_pairs
 from lattice_jax.errors import InputError
 
@@ -58,25 +57,6 @@ def test_all_languages_are_those_of_the_package(install_python):
     install_python("chatterbot-corpus", package())
     assert load_pairs("chatterbot") == load_pairs("chatterbot:elvish") + load_pairs("chatterbot:japanese")
     assert load_pairs("chatterbot:japanese") == (Pair("\u8ab0\u3067\u3059\u304b", "\u53cb\u3067\u3059"),)
-
-
-def test_conversations_keep_their_turns_and_exchanges_their_history(install_python):
-    install_python("chatterbot-corpus", package())
-    conversations = load_conversations("chatterbot:elvish")
-    assert conversations[0] == ("Who walks there?", "A friend.", "Then come in.")
-    assert exchanges(conversations[0]) == (
-        Exchange((), "Who walks there?", "A friend."),
-        Exchange(("Who walks there?",), "A friend.", "Then come in."),
-    )
-    told = [Pair(exchange.question, exchange.answer) for turns in conversations for exchange in exchanges(turns)]
-    assert tuple(told) == list_pairs("chatterbot:elvish").entries
-    assert load_conversations("chatterbot") == conversations + load_conversations("chatterbot:japanese")
-
-
-@pytest.mark.parametrize("name", ["wordnet", "chatterbot:", "tales.jsonl"])
-def test_other_corpora_hold_no_conversations(name):
-    with pytest.raises(InputError, match="holds no conversations"):
-        load_conversations(name)
 
 
 def test_an_unknown_language_is_refused_with_the_known_ones(install_python):

@@ -9,7 +9,6 @@ import re
 import pytest
 
 from lattice_jax.config import CorpusConfig
-from lattice_jax.corpus.conversations import exchanges, load_conversations
 from lattice_jax.corpus.corpus import load_corpus
 from lattice_jax.corpus.overlap import jaccard, word_list, word_set
 from lattice_jax.corpus.pairs import list_pairs, load_pairs
@@ -84,13 +83,6 @@ def test_chatterbot_languages_are_those_of_the_catalogue():
     assert sum(parts, ()) == whole.entries
     english = list_pairs("chatterbot:english")
     assert (len(english.entries), len(english.pairs)) == (2_306, 1_015)
-
-
-def test_chatterbot_conversations_have_several_turns():
-    installed("chatterbot")
-    conversations = load_conversations("chatterbot:english")
-    assert sum(len(exchanges(turns)) for turns in conversations) == 2_306
-    assert max(map(len, conversations)) > 2
 
 
 def test_english_chatterbot_is_divided():

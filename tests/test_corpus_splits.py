@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice_jax.config import CorpusConfig
+from lattice_jax.corpus import splits
 from lattice_jax.corpus.overlap import jaccard, word_set
 from lattice_jax.corpus.pairs import Pair, load_pairs
 from lattice_jax.corpus.splits import split_pairs
@@ -96,6 +97,15 @@ def test_near_duplicate_answers_stay_together_through_a_chain():
         assert len({sides[index] for index in (15, 16, 17)}) == 1
     apart = [side_of(split_pairs(pairs, config(split_seed=seed, near_duplicate_similarity=0.9))) for seed in range(10)]
     assert any(len({sides[index] for index in (15, 16, 17)}) > 1 for sides in apart)
+
+
+def test_many_questions_of_one_answer_are_not_compared_with_each_other(monkeypatch):
+    compared = []
+    monkeypatch.setattr(splits, "similar_pairs", lambda texts, threshold: compared.extend(texts) or iter(()))
+    pairs = distinct_pairs(15) + [Pair(f"Is {number} even?", answer) for number in range(40) for answer in ("Yes!", "yes")]
+    sides = side_of(split_pairs(pairs, config()))
+    assert len(compared) == 16
+    assert len({sides[index] for index in range(15, len(pairs))}) == 1
 
 
 ANSWERS = st.lists(st.sets(st.sampled_from("abcdefgh"), min_size=1).map(sorted).map(" ".join), min_size=14, max_size=30)

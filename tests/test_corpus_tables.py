@@ -162,3 +162,8 @@ def test_a_missing_pyarrow_is_named_with_its_install_line(tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"reading \.arrow files needs the package pyarrow") as raised:
         load_pairs(directory)
     assert "pip install pyarrow" in raised.value.fix
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.parquet', and there is no such file"):
+        load_pairs(str(tmp_path / "missing.parquet"))

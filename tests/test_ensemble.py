@@ -101,3 +101,15 @@ def test_evaluate_judges_several_runs_and_refuses_mixtures(seeds, tmp_path, monk
     assert "seed-0 is named twice" in " ".join(capsys.readouterr().err.split())
     assert run_here(monkeypatch, "evaluate", *workdirs[:2], "--workdir", tmp_path / "other") == 2
     assert "differ in: division of the pairs" in " ".join(capsys.readouterr().err.split())
+
+
+def test_seeds_that_ended_with_other_settings_are_refused(seeds, tmp_path, monkeypatch, capsys):
+    folder, _ = seeds
+    monkeypatch.chdir(ROOT)
+    again = ("train", "--config", SMOKE, *SHORT, "--seeds", 0, 1, "--workdir", folder, "--resume")
+    before = (folder / "ensemble.json").read_bytes()
+    assert run_here(monkeypatch, *again, "--config.optimizer.learning_rate=1e-2") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "optimizer.learning_rate = 0.01" in message
+    assert "seed-0" in message
+    assert (folder / "ensemble.json").read_bytes() == before

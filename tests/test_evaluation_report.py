@@ -169,6 +169,11 @@ def test_how_training_batches_are_answered_otherwise_is_said(whole, rate, share,
     assert learning_panels(read_run(whole)._replace(settings=settings))[0].text.startswith(told)
 
 
+def test_a_run_of_an_earlier_version_lacks_later_settings(whole):
+    settings = {name: values for name, values in SETTINGS.as_dict().items() if name != "answer"}
+    assert learning_panels(read_run(whole)._replace(settings=settings))
+
+
 def test_recovery_is_drawn_as_the_summary_has_it(panels):
     drawn = {panel.name: panel.draw().axes[0] for panel in panels if panel.name in ("recovery", "answers_in_turn")}
     lines = [list(line.get_ydata()) for line in drawn["recovery"].lines]

@@ -7,9 +7,11 @@ import pytest
 
 from lattice_jax import experiment
 from lattice_jax.config import Config
+from lattice_jax.config.overrides import with_settings
 from lattice_jax.corpus.corpus import load_corpus
 from lattice_jax.evaluation.baselines import Baseline
 from lattice_jax.experiment import FittedOnce
+from lattice_jax.lattice.cube import parameter_counts
 from lattice_jax.material import Material
 
 
@@ -51,3 +53,11 @@ def test_seeds_share_baselines_as_long_as_nothing_else_differs(material, monkeyp
     smaller = dataclasses.replace(config.lattice, cell=dataclasses.replace(config.lattice.cell, hidden=16))
     fit(dataclasses.replace(config, lattice=smaller), material, 2e9)
     assert len(asked) == 4
+
+
+def test_cells_that_share_their_weights_compute_as_much():
+    own = Config()
+    assert experiment.training_operations(own, 10) == 6 * parameter_counts(own.lattice)["cells"] * own.lattice.steps * 160
+    for sharing in ("layer", "lattice"):
+        shared = with_settings(own, {"lattice.sharing": sharing})
+        assert experiment.training_operations(shared, 10) == experiment.training_operations(own, 10)

@@ -13,6 +13,7 @@ import pytest
 from program import SMOKE, finish, run_here, start
 
 from lattice_jax import adaptation
+from lattice_jax.corpus.pairs import load_pairs
 
 SHORT = ("--config.training.steps=12", "--config.training.evaluate_every=4", "--config.training.checkpoint_every=4")
 
@@ -184,3 +185,28 @@ def test_a_damaged_checkpoint_is_refused(whole, tmp_path, monkeypatch, capsys):
     assert largest.name in message
     assert "expected:" in message
     assert (copy / "metrics.jsonl").read_bytes() == before
+
+
+def test_answers_are_shown_as_they_are_written(whole, monkeypatch, capsys):
+    """Brackets in a text are not the console's markup."""
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    bracketed = [pair.answer for pair in load_pairs("hundred") if "[scikit-learn]" in pair.answer]
+    assert bracketed
+    assert run_here(monkeypatch, "ask", "--workdir", whole, "What does [/b] mean?", "--count", 200) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    for answer in bracketed:
+        assert "".join(answer.split()) in printed
+
+
+def test_a_run_of_another_kind_of_machine_is_asked_with_an_engine_of_this_one(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    told = []
+    shutil.copytree(whole, tmp_path / "moved")
+    settings = json.loads((whole / "config.json").read_text())
+    assert settings["lattice"]["engine"] == "native"
+    settings["lattice"] |= {"engine": "fused", "devices": 1}
+    (tmp_path / "moved" / "config.json").write_text(json.dumps(settings))
+    for folder in (whole, tmp_path / "moved"):
+        assert run_here(monkeypatch, "ask", "--workdir", folder, "What is a pipeline?", "--count", 1) == 0
+        told.append(capsys.readouterr().out.splitlines()[-2])
+    assert told[0] == told[1]

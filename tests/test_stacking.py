@@ -83,7 +83,7 @@ def test_regressions_answer_at_the_length_of_embeddings_whatever_it_is(pairs, ar
     longer = [Pairs(*(3 * values for values in side)) for side in pairs]
     plain, scaled = base(pairs, around), base(longer, around)
     np.testing.assert_allclose(scaled.predict(longer[1].questions), 3 * plain.predict(pairs[1].questions), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(scaled.cross_fitted, 3 * plain.cross_fitted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled.cross_fitted(), 3 * plain.cross_fitted(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_shared_ridge_is_the_baseline_of_that_name(pairs):
@@ -97,7 +97,7 @@ def test_a_kernel_ridge_is_the_baseline_of_that_name_and_cross_fitted(pairs):
     np.testing.assert_allclose(found.predict(validation.questions), baseline.predict(validation.questions), atol=1e-6)
     others = Pairs(*(np.delete(values, 17, 0) for values in train))
     expected = fit_kernel_ridge(others, **baseline.choices)(train.questions[17:18])[0]
-    np.testing.assert_allclose(found.cross_fitted[17], expected, atol=1e-5)
+    np.testing.assert_allclose(found.cross_fitted()[17], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_shrunken_question_keeps_a_share_of_how_the_question_differs_from_th
     found = fit_base(train, validation, AnswerConfig("shrunken_question", share=0.25), seed=0)
     expected = train.answers.mean(0) + 0.25 * (validation.questions - train.questions.mean(0))
     np.testing.assert_allclose(found.predict(validation.questions), expected, atol=1e-6)
-    np.testing.assert_allclose(found.cross_fitted, found.predict(train.questions), atol=1e-6)
+    np.testing.assert_allclose(found.cross_fitted(), found.predict(train.questions), atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
@@ -140,9 +140,9 @@ def test_training_pairs_are_answered_by_the_regression_of_the_other_folds(pairs,
     for row in (0, 17, 49):
         others = Pairs(*(np.delete(values, row, 0) for values in train))
         expected = fit_ridge(others, penalty, share=share)(train.questions[row : row + 1])[0]
-        np.testing.assert_allclose(found.cross_fitted[row], expected, atol=1e-5)
+        np.testing.assert_allclose(found.cross_fitted()[row], expected, atol=1e-5)
     in_sample = cosine_similarity(found.predict(train.questions), train.answers).mean()
-    assert cosine_similarity(found.cross_fitted, train.answers).mean() < in_sample - 0.01
+    assert cosine_similarity(found.cross_fitted(), train.answers).mean() < in_sample - 0.01
 
 
 SHARES_ADDED = {"added_question": 0.5, "added_regression": 2.0, "removed_mean": 0.2}
@@ -190,4 +190,4 @@ def test_validation_pairs_choose_the_penalty_alone(pairs):
     train, validation = pairs
     shuffled = Pairs(validation.questions[::-1], validation.answers)
     one, other = (fit_base(train, chosen_on, AnswerConfig("ridge", folds=5), seed=0) for chosen_on in (validation, shuffled))
-    assert np.abs(one.cross_fitted - other.cross_fitted).max() > 1e-3
+    assert np.abs(one.cross_fitted() - other.cross_fitted()).max() > 1e-3

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import ROOT, SMOKE, run_here
+from rich.console import Console
 
 from lattice_jax import experiment, sweep, trial
+from lattice_jax.commandline import load_config, record_config
+from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Range, parse_dimension
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import sweep_page
@@ -69,9 +72,34 @@ def test_blinded_material_has_no_held_out_numbers_and_all_others():
     assert np.isfinite(found.answers).all(), "the original is left as it is"
 
 
-def _smoke():
-    from lattice_jax.commandline import load_config
+def _aligned(**grid: int):
+    """A cube with 225 numbers on its faces, aligned."""
+    faces = {f"lattice.grid.{name}": size for name, size in grid.items()}
+    channels = 225 // (grid["height"] * grid["width"])
+    cells = {"lattice.surface_channels": channels, "lattice.cell.visible": 32, "lattice.cell.memory": 32, "lattice.steps": 16}
+    return with_settings(_smoke(), {"adapter.layout": "aligned", **faces, **cells})
 
+
+def test_an_adapter_is_lent_to_cubes_of_the_same_faces_alone(tmp_path):
+    first, same = (_aligned(depth=depth, height=15, width=15) for depth in (3, 5))
+    other = _aligned(depth=3, height=5, width=5)
+    shared = trial.Shared(tmp_path / "adapters", Console(quiet=True))
+    (tmp_path / "first" / "adapter").mkdir(parents=True)
+    shared.keep_adapter(first, tmp_path / "first")
+    for name, config in {"same": same, "other": other}.items():
+        (tmp_path / name).mkdir()
+        shared.lend_adapter(config, tmp_path / name)
+        assert (tmp_path / name / "adapter").exists() == (name == "same")
+
+
+def test_an_adapter_that_is_aligned_for_other_faces_is_refused(tmp_path):
+    record_config(_aligned(depth=3, height=15, width=15), tmp_path / "stage", resume=False)
+    shared = trial.Shared(tmp_path / "adapters", Console(quiet=True))
+    with pytest.raises(InputError, match="aligned for front-back-1x15x15x1-1x15x15x1"):
+        trial.train(_aligned(depth=3, height=5, width=5), tmp_path / "run", shared, resume=False, adapter=tmp_path / "stage")
+
+
+def _smoke():
     return load_config(Path(SMOKE))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lattice_jax.training.alerts import DETECTORS, FIRST, REARM, find_alerts
+from lattice_jax.training.alerts import DETECTORS, FIRST, REARM, Watch
 
 LAYERS = ("gradient_norm/layer_00", "gradient_norm/layer_01", "gradient_norm/layer_02")
 
@@ -29,6 +29,12 @@ def with_rates(count, rate):
         if row["step"]:
             row["timing"]["samples_per_second"] = rate(row["step"])
         yield row
+
+
+def find_alerts(rows, detectors=DETECTORS):
+    """All alerts of a whole record, in order."""
+    watch = Watch(detectors)
+    return [alert for row in rows for alert in watch.see(row)]
 
 
 def kinds(found):

@@ -5,9 +5,6 @@ backward; whatever skips or repeats work leaves them as they are. Executed ones 
 it may skip cells that rest, and repeats the forward pass where it rematerialises.
 """
 
-import dataclasses
-import math
-
 import jax
 import numpy as np
 from jaxtyping import Array, Key
@@ -23,15 +20,10 @@ _OPTIMISER_VISITS = 9
 """Gradient written, read for the norm and read again; two moments and the weights read and written."""
 
 
-def cells(config: LatticeConfig) -> int:
-    """Cells of the grid."""
-    return math.prod(dataclasses.astuple(config.grid))
-
-
 def counted(config: LatticeConfig, batch: int, *, training: bool) -> int:
     """Operations of a training step, or of a forward pass, as the definition has them."""
     each = _FORWARD + (_BACKWARD if training else 0)
-    return each * parameters_per_cell(config.cell) * cells(config) * config.steps * batch
+    return each * parameters_per_cell(config.cell) * config.grid.cells * config.steps * batch
 
 
 def firings(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""], read: Read) -> int:
@@ -51,7 +43,7 @@ def computed_firings(
     if engine in ("native", "fused"):
         return firings(config, batch, sampled=sampled, key=key, read=read)
     height = -(-config.grid.height // devices) * devices
-    return config.steps * cells(config) // config.grid.height * height
+    return config.steps * config.grid.cells // config.grid.height * height
 
 
 def executed(config: LatticeConfig, batch: int, computed: int, *, training: bool, recomputes: bool) -> int:
@@ -67,7 +59,7 @@ def parameter_bytes(config: LatticeConfig, computed: int, *, training: bool) -> 
     """
     weights = _NUMBER_BYTES * parameters_per_cell(config.cell)
     passes = computed * (2 if training else 1)
-    return weights * (passes + (_OPTIMISER_VISITS * cells(config) if training else 0))
+    return weights * (passes + (_OPTIMISER_VISITS * config.grid.cells if training else 0))
 
 
 def count(
@@ -92,6 +84,6 @@ def count(
         "counted_operations": counted(lattice, batch, training=training),
         "executed_operations": executed(lattice, part, computed, training=training, recomputes=recomputes),
         "cell_updates": computed,
-        "cell_updates_at_most": lattice.steps * cells(lattice),
+        "cell_updates_at_most": lattice.steps * lattice.grid.cells,
         "parameter_bytes_moved": parameter_bytes(lattice, computed, training=training),
     }

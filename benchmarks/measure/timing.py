@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, name: str, case: Case):
         self.name, self.case = name, case
+        text, small_text = load_text(case.config), load_text(small(case.config)) if case.check else None
         self._process = subprocess.Popen(
             [sys.executable, "-c", START],
             stdin=subprocess.PIPE,
@@ -43,9 +44,8 @@ class Worker:
             cwd=ROOT,
             env=environment(case),
         )
-        small_text = load_text(small(case.config)) if case.check else None
         self._send(case.cores)
-        self.ready: Ready = self._ask(Job(case, load_text(case.config), small_text))
+        self.ready: Ready = self._ask(Job(case, text, small_text))
         self.seconds: list[float] = []
         self.peak_memory_bytes = 0
 

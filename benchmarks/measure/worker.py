@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import jax
@@ -27,7 +26,6 @@ from .workload import Text, Workload
 
 _TURN_SECONDS = 0.5
 _REPEATS_A_TURN = 20
-_STATUS = Path("/proc/self/status")
 
 _BUILDERS = {
     "training": workload.training,
@@ -83,11 +81,7 @@ def peak_memory() -> int:
     """The most memory that this process has held: on its accelerators where it has them, else in all."""
     if jax.default_backend() != "cpu":
         return sum((device.memory_stats() or {})["peak_bytes_in_use"] for device in jax.local_devices())
-    if not _STATUS.exists():
-        return peak_memory_bytes()
-    # Linux counts the memory of whoever started a process into its `ru_maxrss`, but not into this.
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    return peak_memory_bytes()
 
 
 def build(job: Job) -> Workload:

@@ -161,9 +161,9 @@ def forward(case: Case, text: Text) -> Workload:
 def latency(case: Case, text: Text) -> Workload:
     """One question's embedding to the answer's, as `bin/ask` computes it: from host memory and back."""
     config = case.config
-    one = dataclasses.replace(config, training=dataclasses.replace(config.training, batch_size=1, micro_batch=0))
     mesh = devices.cell_mesh(config.lattice)
-    parameters, predict = experiment.initial_parameters(config, mesh), experiment.make_predictor(one, text.codec, mesh)
+    parameters = experiment.initial_parameters(config, mesh)
+    predict = experiment.make_predictor(config, text.codec, mesh, batch_size=1)
     question = text.questions[:1]
     first = seconds_of(lambda: predict(parameters, question))
     second = seconds_of(lambda: predict(parameters, question))

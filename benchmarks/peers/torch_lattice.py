@@ -217,12 +217,6 @@ def take_face(field: Tensor, face: Face, grid: GridConfig) -> Tensor:
     return field.narrow(axis, surface.face_slice(face, size).start, 1)
 
 
-def linear_decoder(kernel: np.ndarray, bias: np.ndarray) -> Decode:
-    """A frozen decoder codes @ kernel + bias, from arrays [code, teacher] and [teacher]."""
-    frozen_kernel, frozen_bias = torch.tensor(kernel), torch.tensor(bias)
-    return lambda codes: torch.addmm(frozen_bias, codes, frozen_kernel)
-
-
 def cosine_distance(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - cosine similarity by row, squared norms held above 1e-6."""
     norms = [values.square().sum(-1, keepdim=True).clamp(min=_SMALLEST_SQUARE).sqrt() for values in (predictions, targets)]

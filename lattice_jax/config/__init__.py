@@ -124,6 +124,14 @@ class Config:
             f"0, or at least training.batch_size = {self.training.batch_size} with 2 or more samples at once: states are drawn "
             "without replacement and compared",
         )
+        for name in ("reseed_share", "damage_share"):
+            share = getattr(self.pool, name)
+            require(
+                self.pool.size == 0 or share == 0 or round(share * at_once) > 0,
+                f"pool.{name}",
+                share,
+                f"0, or enough for one of the {at_once} samples at once (training.micro_batch, training.batch_size)",
+            )
 
     def as_dict(self) -> dict:
         """Nested plain values, ready for JSON."""

@@ -29,6 +29,11 @@ class GridConfig:
         for name in ("depth", "height", "width"):
             require(getattr(self, name) >= 2, f"lattice.grid.{name}", getattr(self, name), "at least 2 cells")
 
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return self.depth * self.height * self.width
+
 
 @dataclass(frozen=True)
 class CellConfig:

@@ -59,7 +59,8 @@ class AdapterConfig:
     learning_rate: float = 3e-5
     """Low, because training starts near the linear optimum: at 3e-4 the adapter first forgets it."""
     pair_fraction: float = 0.25
-    """Share of every batch drawn from the training pairs, the rest from the unlabelled sentences."""
+    """Share of the text that is of the training pairs, which are repeated where they are fewer; where they are more, all are
+    taken. The rest are the unlabelled sentences; 1 takes the pairs alone."""
     evaluate_every: int = 50
     layout: Literal["principal", "aligned"] = "principal"
     """What lies where on the faces: 'principal' as the adapter gives it; 'aligned' turns the codes of questions and of answers,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lattice_jax.config import CorpusConfig
-from lattice_jax.corpus.overlap import similar_pairs, word_list, word_set
+from lattice_jax.corpus.overlap import WordSet, similar_pairs, word_list, word_set
 from lattice_jax.corpus.pairs import Pair
 from lattice_jax.errors import InputError
 
@@ -68,8 +68,14 @@ def _groups(pairs: Sequence[Pair], threshold: float) -> list[list[int]]:
     first_with = {}
     for index, pair in enumerate(pairs):
         parents[root(index)] = root(first_with.setdefault(_folded(pair.question), index))
-    for earlier, later in similar_pairs([word_set(pair.answer) for pair in pairs], threshold):
-        parents[root(later)] = root(earlier)
+    first_saying: dict[WordSet, int] = {}
+    for index, pair in enumerate(pairs):
+        if words := word_set(pair.answer):
+            parents[root(index)] = root(first_saying.setdefault(words, index))
+    # Among different answers only: a corpus may have many questions of one answer, and every two of these are similar.
+    answers = list(first_saying.items())
+    for earlier, later in similar_pairs([words for words, _ in answers], threshold):
+        parents[root(answers[later][1])] = root(answers[earlier][1])
     groups: dict[int, list[int]] = {}
     for index in range(len(pairs)):
         groups.setdefault(root(index), []).append(index)

@@ -56,7 +56,7 @@ def light_cone(
 
 def exact_count(config: LatticeConfig) -> int:
     """Cells that one mask for the whole batch lets fire."""
-    return round(config.update.rate * config.grid.depth * config.grid.height * config.grid.width)
+    return round(config.update.rate * config.grid.cells)
 
 
 def firing(

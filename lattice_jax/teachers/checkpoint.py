@@ -96,11 +96,6 @@ class Checkpoint:
         """Each one loaded when it is asked for, by the checkpoint's own names."""
         return self.open_weights()
 
-    @property
-    def identity(self) -> str:
-        """One SHA-256 of the names and hashes of all these files."""
-        return hashlib.sha256(json.dumps(dict(self.hashes), sort_keys=True).encode()).hexdigest()
-
     def settings(self, name: str) -> dict[str, Any]:
         """The values of a JSON file that may be there beside the weights; none if it isn't."""
         path = self.directory / name

@@ -8,7 +8,7 @@ but the configuration, so a resumed run that lets its kept rows pass first ends 
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lattice_jax.errors import InputError
@@ -234,12 +234,6 @@ class Watch:
             training = statistics.fmean(self._since_look) if self._since_look else None
             self._looks.append(Look(row["step"], row.get("validation_similarity"), training, row.get("validation_spread")))
             self._since_look = []
-
-
-def find_alerts(rows: Iterable[Row], detectors: Mapping[str, Detector] = DETECTORS) -> list[Alert]:
-    """All alerts of a whole record, in order."""
-    watch = Watch(detectors)
-    return [alert for row in rows for alert in watch.see(row)]
 
 
 def _layer_norms(rows: Sequence[Row]) -> dict[int, list[float]]:

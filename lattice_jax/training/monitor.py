@@ -8,6 +8,7 @@ line is printed at every look at the validation pairs. What detectors find wrong
 and stays in `<workdir>/alerts.jsonl` and in TensorBoard, as text.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -28,6 +29,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.training.alerts import Alert, Detector, NonFinite, Watch
 
 METRICS = "metrics.jsonl"
+_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ALERTS = "alerts.jsonl"
 _SHOWN = {"loss": "loss", "similarity": "similarity", "validation_similarity": "validation"}
 _STEPS_OF_RATE = 20
@@ -170,7 +172,21 @@ def median_samples_per_second(rows: Sequence[Mapping]) -> float | None:
     return statistics.median(rates[1:] or rates) if rates else None
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from here on, so that a run doesn't report that of one before it in the same process.
+
+    Linux alone can; elsewhere it counts from the start of the process.
+    """
+    if _FORGET.exists():
+        with contextlib.suppress(PermissionError):  # a container may forbid it, and no run should end for that
+            _FORGET.write_text("5")
+
+
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The most memory that this process has held, in bytes, since `reset_peak_memory` if it was called."""
+    if not _STATUS.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    # Linux counts the memory of whoever started a process into its `ru_maxrss`, but not into this.
+    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

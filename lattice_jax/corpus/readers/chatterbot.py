@@ -24,28 +24,15 @@ _FENCED_CODE = re.compile(r"```.*?(```|\Z)", re.DOTALL)
 def read_chatterbot(choice: str) -> Reading:
     """Consecutive turns of all conversations in one language, or in all where `choice` is empty."""
     reading = Reading()
-    for place, conversation in _conversations(choice, reading):
-        for question, answer in itertools.pairwise(conversation):
-            reading.add(question, answer, place)
-    return reading
-
-
-def read_conversations(choice: str) -> tuple[Conversation, ...]:
-    """All conversations in one language, or in all where `choice` is empty."""
-    return tuple(conversation for _, conversation in _conversations(choice, Reading()))
-
-
-def _conversations(choice: str, reading: Reading) -> list[tuple[str, Conversation]]:
-    """Conversations with their places; what is none is counted in `reading`."""
-    found = []
     for path in _files(choice):
         for number, node in _listed(path):
             turns = _turns(node)
             if turns is None:
                 reading.left_out["conversations that are no list of two or more turns with text"] += 1
-            else:
-                found.append((f"line {number} of '{path}'", turns))
-    return found
+                continue
+            for question, answer in itertools.pairwise(turns):
+                reading.add(question, answer, f"line {number} of '{path}'")
+    return reading
 
 
 def _files(choice: str) -> list[Path]:

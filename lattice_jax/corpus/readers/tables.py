@@ -22,6 +22,12 @@ _LAYOUT = (
 
 def read_table_files(path: Path, columns: Columns) -> Reading:
     """Entries of a `datasets` directory, a directory of Parquet files, or one Parquet file."""
+    if not path.exists():
+        raise InputError(
+            f"corpus.pairs is '{path}', and there is no such file",
+            expected=_LAYOUT,
+            fix="correct --config.corpus.pairs",
+        )
     files = _files(path)
     reading = Reading()
     for file in files:

@@ -68,7 +68,7 @@ def _apart(settings: dict) -> str:
     """How what the cube says to training batches is unlike its answers to the validation pairs."""
     ways = [
         (settings["lattice"]["update"]["rate"] < 1, "with cells at rest by the mask"),
-        (any(settings["answer"].get(name) for name in ADDED_AFTERWARDS), "before anything is added"),
+        (any(settings.get("answer", {}).get(name) for name in ADDED_AFTERWARDS), "before anything is added"),
     ]
     told = ", ".join(way for holds, way in ways if holds)
     return f" ({told})" if told else ""

@@ -97,7 +97,7 @@ def advance(prepared: Parameters, state: State, injected: Injected, fires: Firin
 def _advance_compiled(cells: Parameters, state: State, fires: Firing, config: LatticeConfig) -> State:
     """`step` as a pass of one step, into which the input face is injected as it is."""
     as_it_is = surface.take_face(state.visible, config.input_face, config.grid)
-    everywhere = config.grid.depth * config.grid.height * config.grid.width
+    everywhere = config.grid.cells
     one_step = dataclasses.replace(config, injection="pulse")
     moved, _ = native.advance(cells, as_it_is, fires[None], config=one_step, firings=everywhere, start=state)
     return moved

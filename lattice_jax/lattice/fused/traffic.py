@@ -4,7 +4,6 @@ Contract: a count of the arrays that each kernel must read and write, under the 
 measurement, and no device.
 """
 
-import dataclasses
 import math
 
 from lattice_jax.config import LatticeConfig
@@ -21,7 +20,7 @@ def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, i
     backward pass runs the forward one again, and then every kernel's adjoint, which reads what the kernel read and the gradient
     of what it wrote and writes the gradient of what it read; a product's reads twice, once for each factor.
     """
-    cells, visible, hidden = math.prod(dataclasses.astuple(config.grid)), config.cell.visible, hidden_width(config.cell)
+    cells, visible, hidden = config.grid.cells, config.cell.visible, hidden_width(config.cell)
     low = 4 if config.precision == "float32" else 2
     sizes = {name: math.prod(shape) * (low if name.endswith("_kernel") else 4) for name, shape in shapes(config.cell).items()}
     weights, speaks = sum(sizes.values()), sum(sizes[name] for name in SPEAKS)

@@ -63,7 +63,7 @@ class Pass(NamedTuple):
 
     @property
     def cells(self) -> int:
-        return self.config.grid.depth * self.config.grid.height * self.config.grid.width
+        return self.config.grid.cells
 
     def versions_size(self) -> int:
         """Floats of all states that a pass goes through, with what was computed from them where it is kept."""
