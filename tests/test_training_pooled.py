@@ -71,7 +71,8 @@ def used() -> pool.Pool:
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_a_step_leaves_the_types_that_it_found_so_that_it_is_compiled_once(size):
-    config, optimizer = dataclasses.replace(CONFIG, pool=PoolConfig(size=size)), make_optimizer(CONFIG.optimizer, 8)
+    settings, optimizer = dataclasses.replace(CONFIG.pool, size=size), make_optimizer(CONFIG.optimizer, 8)
+    config = dataclasses.replace(CONFIG, pool=settings)
     objective = (answer_from_pool if size else answer_questions)(codec(), config, None)
     state = initial_state(parameters(), optimizer, pool.create(LATTICE, size) if size else None)
     after, _ = jax.eval_shape(make_train_step(objective, optimizer, state), state, batch(), KEY)
@@ -80,7 +81,7 @@ def test_a_step_leaves_the_types_that_it_found_so_that_it_is_compiled_once(size)
 
 
 def test_from_a_new_pool_the_loss_is_that_of_the_quiescent_start():
-    config = dataclasses.replace(CONFIG, pool=PoolConfig(size=10))
+    config = dataclasses.replace(CONFIG, pool=PoolConfig(size=10, reseed_share=0.0, damage_share=0.0))
     loss, (metrics, _) = asked(config)(pool.create(LATTICE, 10))
     plain, plain_metrics = quick_jit(answer_questions(codec(), config, None))(parameters(), batch(), key=KEY)
     assert float(loss) == pytest.approx(float(plain), rel=1e-5)
