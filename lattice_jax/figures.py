@@ -35,7 +35,7 @@ _ALWAYS = ("steps", "best_step", "seconds", "samples_per_second", "peak_memory_b
 _OF_RUNS = (
     *_ALWAYS,
     *("adapter_reconstruction", "pca_reconstruction", "confidence", "parameters", "parameters_per_cell", "lattice_steps"),
-    *("coverage", "training_operations", "seed", "sentences"),
+    *("coverage", "training_operations", "seed", "sentences", "sentences_left_out"),
 )
 """Single numbers of `summary.json`."""
 _PHASES = ("embedding", "adapter", "training", "evaluation", "total")

@@ -192,7 +192,7 @@ def test_answers_are_shown_as_they_are_written(whole, monkeypatch, capsys):
     monkeypatch.chdir(Path(SMOKE).parent.parent)
     bracketed = [pair.answer for pair in load_pairs("hundred") if "[scikit-learn]" in pair.answer]
     assert bracketed
-    assert run_here(monkeypatch, "ask", "--workdir", whole, "What does [/b] mean?", "--count", 200) == 0
+    assert run_here(monkeypatch, "ask", "--workdir", whole, "What does [/b] mean?", "--count", 144) == 0
     printed = "".join(capsys.readouterr().out.split())
     for answer in bracketed:
         assert "".join(answer.split()) in printed
