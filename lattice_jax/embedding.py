@@ -96,7 +96,7 @@ def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, o
     table.add_row("new texts/s", f"{figures['texts_per_second']:,.1f}")
     table.add_row("memory at most", f"{figures['peak_memory_bytes'] / 1e6:,.0f} MB")
     console.print(table)
-    console.print(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"Embeddings: {store.directory}\nOrder of the texts: {order}", highlight=False)
     return figures
 
 
@@ -116,8 +116,7 @@ def check(directory: Path, *, console: Console) -> None:
         harm = [f"{condition.path} {condition.damage}" for condition in conditions if condition.damage]
         manifest = read_manifest(store)
         if manifest is None:
-            told = f"{store} has no {MANIFEST}: the next run writes it anew"
-            console.print(told, highlight=False, soft_wrap=True, markup=False)
+            console.out(f"{store} has no {MANIFEST}: the next run writes it anew", highlight=False)
         elif not harm and all(condition.listed for condition in conditions):
             incomplete += _tell_corpora(open_store(store, manifest[0]), console)
         damaged += harm

@@ -186,12 +186,12 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
     page = _report_page()
     path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
     panels, ended = page.write_page(folders, path, refresh=watch)
-    console.print(f"Report: {path}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"Report: {path}", highlight=False)
     while watch is not None and not ended:
         time.sleep(watch)
         panels, ended = page.write_page(folders, path, refresh=watch)
     for picture in page.export_png(panels, png) if png else []:
-        console.print(f"Figure: {picture}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"Figure: {picture}", highlight=False)
     return path
 
 
@@ -343,14 +343,14 @@ def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iter
             console.print(f"No report: {error}", style="dim", markup=False)
         if isinstance(stopped, Interrupted):
             saved = f"The {part} is saved at step {stopped.step}; go on with --resume --workdir {workdir}"
-            console.print(saved, highlight=False, soft_wrap=True, markup=False)
+            console.out(saved, highlight=False)
         raise
 
 
 def _write_report(page, workdir: Path, step: int, console: Console) -> None:
     panels, _ = page.write_page([workdir], workdir / page.REPORT)
     page.show_in_tensorboard(panels, workdir, step)
-    console.print(f"Report: {workdir / page.REPORT}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"Report: {workdir / page.REPORT}", highlight=False)
 
 
 def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:
