@@ -108,7 +108,7 @@ def rematerialises(case: Case, engine: Engine) -> bool:
     """Whether the backward pass computes the forward one again, which `lattice.remat` may leave to the engine."""
     lattice = case.config.lattice
     if engine == "fused":
-        return True  # all but what the cells propose
+        return True  # all products but the one that proposes
     if engine != "native" or lattice.remat != "automatic":
         return lattice.remat != "never"
     samples = case.config.training.micro_batch or case.batch

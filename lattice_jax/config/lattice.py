@@ -130,13 +130,15 @@ class LatticeConfig:
     """Probability with which a signal that needs one firing a layer must have reached the output face after all steps."""
     engine: Engine = "automatic"
     """What computes the steps: 'scan', the plain definition in JAX; 'native', compiled C that skips what does not fire, on CPU;
-    'fused', kernels for a GPU that skip it too; 'automatic' takes what measured fastest for the device and the precision."""
+    'fused', kernels for a GPU that skip it too; 'automatic' takes what measured fastest for the device and the precision, which
+    on a GPU are the kernels wherever they can run."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Numbers in which the steps are computed; weights, gradients and losses are float32 either way."""
     remat: Literal["automatic", "always", "never"] = "automatic"
     """Recompute each step in the backward pass instead of storing what it held, which takes several times less memory.
-    Automatic is always with the scan, and with the native engine where the stored values would take more than an eighth of the
-    memory. The fused engine stores the states and what the cells propose either way."""
+    Automatic is always with the scan; with the native engine where the stored values would take more than an eighth of the
+    memory; and with the fused one where they would take more than two thirds of the GPU's. That one stores the states and what
+    the cells propose either way."""
     weight_gradients: Literal["automatic", "deferred", "immediate"] = "automatic"
     """When the native engine adds up the matrices' gradients: once a cell, in one product over all its firings and samples, or
     at every firing, which needs nothing stored. Automatic is deferred for batches of up to 8 whose values are stored."""

@@ -34,9 +34,7 @@ def engine(config: LatticeConfig) -> Engine:
     backend = jax.default_backend()
     compiled = config.precision == "float32" and backend == "cpu"
     if config.engine == "automatic":
-        # On a GPU the kernels were measured against the scan in bfloat16 alone.
-        fused = config.precision == "bfloat16" and obstacle(config) is None
-        return "native" if compiled else "fused" if fused else "scan"
+        return "native" if compiled else "fused" if obstacle(config) is None else "scan"
     if config.engine == "native" and not compiled:
         raise InputError(
             f"lattice.engine is 'native', with precision {config.precision!r} on {backend}",

@@ -1,13 +1,15 @@
 """What a program of a GPU kernel computes for one cell and a block of samples: its message, its next state, their gradients.
 
 Contract: the bodies of the kernels that `fused` launches. Each gets four dicts of references, in which the program's cell is
-all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and the `_Surroundings`, in
+all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and the `Surroundings`, in
 which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the operands of products and for
 messages. Visible channels and memory lie one after the other in one field.
 
 Triton wants powers of two in every array. Before every product its operands change places among the threads, at which all of
-them wait, so whatever can do without products has a kernel of its own: with the neighbour sums in the kernels of the products
-those took ten times as long. Registers are scarce, so a hidden layer is computed and differentiated some columns at a time.
+them wait, so a program is fast where others run beside it, and few do where it holds much. So whatever can do without products
+has a kernel of its own: with the neighbour sums in the kernels of the products those took ten times as long. And the gradient
+is computed in parts that hold little: sample by sample here, and to the weights in `weighing`. Registers are scarce, so a
+hidden layer is computed and differentiated some columns at a time.
 """
 
 import dataclasses
@@ -27,10 +29,6 @@ Rows = Float[Array, "row channel"]
 
 _COLUMNS = 32
 """Columns of a hidden layer that are computed at a time."""
-_FEW_ROWS = 16
-"""Samples that a program adds up at a time."""
-_SUMS = 9
-"""Sums over samples that a program holds at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +42,15 @@ class Plan:
     batch: int
     """Samples, padded to whole blocks."""
     interpret: bool
+    recomputes: bool
+    """Whether the gradient speaks and hears again."""
 
     def near(self, name: str) -> tuple[Offset, ...]:
         """Where the neighbours lie that a cell sums over with its weights of this name, "perception" or "gate"."""
         return offsets(self.config.cell.perception if name == "perception" else self.config.cell.gate)
 
 
-class _Surroundings:
+class Surroundings:
     """What this program's cell sees of its neighbours, in whole fields or in fields extended beyond the walls."""
 
     def __init__(self, fields: dict, plan: Plan):
@@ -95,7 +95,7 @@ def skipping(kernel: Callable, at_rest: Mapping[str, str]) -> Callable:
 
     def run(fields: dict, weights: dict, around: dict, results: dict, to_weights: dict, *, plan: Plan) -> None:
         acts = jnp.max(fields["acts"][...]) > 0
-        surroundings = _Surroundings(around, plan)
+        surroundings = Surroundings(around, plan) if around else None
 
         @pl.when(acts)
         def _():
@@ -123,7 +123,7 @@ def _columns(hidden: int) -> int:
     return hidden if hidden % _COLUMNS else _COLUMNS
 
 
-def _pieces(width: int) -> list[pl.Slice]:
+def pieces(width: int) -> list[pl.Slice]:
     """All columns, some at a time."""
     return [pl.Slice(start, _columns(width)) for start in range(0, width, _columns(width))]
 
@@ -134,22 +134,14 @@ def _over_columns(hidden: int, body: Callable, start):
     return jax.lax.fori_loop(0, hidden // width, lambda piece, carry: body(pl.Slice(piece * width, width), carry), start)
 
 
-def _multiply(one: Rows, other: Rows) -> Rows:
+def multiply(one: Rows, other: Rows) -> Rows:
     """In the other's numbers, summed in float32."""
     return jnp.dot(one.astype(other.dtype), other, preferred_element_type=jnp.float32)
 
 
 def _affine(weights: dict, name: str, values: Rows, columns: pl.Slice | slice = slice(None)) -> Rows:
     """Columns of the affine map `name`."""
-    return _multiply(values, weights[f"{name}_kernel"][:, columns]) + weights[f"{name}_bias"][columns][None]
-
-
-def _affine_to_weights(to_weights: dict, name: str, values: Rows, columns, gradient: Rows) -> Rows:
-    """Writes the gradient of `_affine` to its weights, and gives the one to its result in the values' numbers."""
-    to_weights[f"{name}_bias"][columns] = jnp.sum(gradient, 0)
-    low = gradient.astype(values.dtype)
-    to_weights[f"{name}_kernel"][:, columns] = _multiply(values.T, low).astype(values.dtype)
-    return low
+    return multiply(values, weights[f"{name}_kernel"][:, columns]) + weights[f"{name}_bias"][columns][None]
 
 
 def _normalised(values: Rows, scale: Array, *, epsilon: float) -> Rows:
@@ -172,15 +164,7 @@ def _gated(hidden: Rows, gathered: Rows, bias: Array) -> Rows:
 def _memory_logits(weights: dict, proposed: Rows, memory: Rows) -> Rows:
     """What to forget; half of the kernel acts on what is proposed, half on the memory."""
     kernel, width = weights["memory_kernel"], proposed.shape[-1]
-    return _multiply(proposed, kernel[:width, :]) + _multiply(memory, kernel[width:, :]) + weights["memory_bias"][...][None]
-
-
-def _memory_logits_backward(weights: dict, to_weights: dict, proposed: Rows, memory: Rows, gradient: Rows) -> tuple[Rows, Rows]:
-    kernel, to_kernel, width = weights["memory_kernel"], to_weights["memory_kernel"], proposed.shape[-1]
-    to_weights["memory_bias"][...], low = jnp.sum(gradient, 0), gradient.astype(kernel.dtype)
-    to_kernel[:width, :] = _multiply(proposed.T.astype(kernel.dtype), low).astype(kernel.dtype)
-    to_kernel[width:, :] = _multiply(memory.T.astype(kernel.dtype), low).astype(kernel.dtype)
-    return _multiply(low, kernel[:width, :].T), _multiply(low, kernel[width:, :].T)
+    return multiply(proposed, kernel[:width, :]) + multiply(memory, kernel[width:, :]) + weights["memory_bias"][...][None]
 
 
 def _updated(
@@ -208,7 +192,7 @@ def _updated(
     return moved, kept, jnp.sum(jnp.square(moved - visible), -1, keepdims=True)
 
 
-def speak(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+def speak(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
     """A cell's normalised message from its state, and the factor that normalised it."""
     del around, to_weights
     epsilon = plan.config.cell.normalisation_epsilon
@@ -219,17 +203,17 @@ def speak(fields: dict, weights: dict, around: _Surroundings, results: dict, to_
     results["message"][...] = (message * factor * weights["gate_scale"][...][None]).astype(results["message"].dtype)
 
 
-def hear(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+def hear(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
     """What a cell makes of its neighbours: visible channels perceived, followed by its own memory, and messages gathered."""
     del to_weights
     rows, visible = results["around"].shape[0], plan.config.cell.visible
     results["around"][:, :visible] = around.sum("perception", weights, rows, pl.Slice(0, visible))
     results["around"][:, visible:] = fields["state"][:, visible:]
-    for columns in _pieces(results["gathered"].shape[1]):
+    for columns in pieces(results["gathered"].shape[1]):
         results["gathered"][:, columns] = around.sum("gate", weights, rows, columns).astype(results["gathered"].dtype)
 
 
-def move(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+def move(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
     """A cell's next state from what it heard; with what it proposed, and how far it moved."""
     del around, to_weights
     visible, hidden = plan.config.cell.visible, weights["gate_bias"].shape[0]
@@ -237,7 +221,7 @@ def move(fields: dict, weights: dict, around: _Surroundings, results: dict, to_w
 
     def add(columns, proposed):
         gated = _gated(*_gate(fields, weights, low, columns))
-        return proposed + _multiply(gated, weights["candidate_kernel"][columns, :])
+        return proposed + multiply(gated, weights["candidate_kernel"][columns, :])
 
     nothing = jnp.zeros((low.shape[0], visible))
     proposed = _over_columns(hidden, add, nothing) + weights["candidate_bias"][...][None]
@@ -269,60 +253,50 @@ def _update(fields: dict, weights: dict, proposed: Rows, plan: Plan) -> tuple[Ca
     return functools.partial(_updated, fires=fires, config=plan.config.update), (proposed, forget, *own)
 
 
-def move_backward(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """Gradients to the weights, to the own state, and to what the cell perceived and gathered, which it owes its neighbours."""
+def update_backward(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """Gradients of `move` from the update back to the own state, to what the cell perceived, and to what it proposed."""
     del around
-    visible, hidden, kernel = plan.config.cell.visible, weights["gate_bias"].shape[0], weights["candidate_kernel"]
+    visible, kernel = plan.config.cell.visible, weights["memory_kernel"]
     update, operands = _update(fields, weights, fields["proposed"][...], plan)
     to_next = (fields["to_state"][:, :visible], fields["to_state"][:, visible:], fields["to_moved"][...])
     to_proposed, to_forget, to_perceived, to_visible, to_memory, to_size = jax.vjp(update, *operands)[1](to_next)
+    results["to_perceived"][...], results["to_own"][:, :visible] = to_perceived, to_visible
     to_weights["step_size"][...] = to_size
-    through, remembered = _memory_logits_backward(weights, to_weights, operands[0], operands[4], to_forget)
-    to_proposed += through
-    to_weights["candidate_bias"][...], low = jnp.sum(to_proposed, 0), to_proposed.astype(kernel.dtype)
-    content = _content(fields, weights, plan)
+    low = results["to_forget"][...] = to_forget.astype(kernel.dtype)
+    through = to_proposed + multiply(low, kernel[:visible, :].T)
+    results["to_proposed"][...] = through.astype(kernel.dtype)
+    results["to_own"][:, visible:] = to_memory + multiply(low, kernel[visible:, :].T)
+
+
+def content_backward(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """Gradients of `move` from what was proposed back to what the cell heard, added to those of `update_backward`; with the
+    gated content, for `weigh_moves`."""
+    del around, to_weights
+    visible, hidden, kernel = plan.config.cell.visible, weights["gate_bias"].shape[0], weights["candidate_kernel"]
+    content, low = _content(fields, weights, plan), fields["to_proposed"][...]
 
     def differentiate(columns, to_halves):
         gated, pull = jax.vjp(_gated, *_gate(fields, weights, content, columns))
-        to_weights["candidate_kernel"][columns, :] = _multiply(gated.T.astype(kernel.dtype), low).astype(kernel.dtype)
-        to_hidden, to_gathered, to_weights["gate_bias"][columns] = pull(_multiply(low, kernel[columns, :].T))
-        results["gathered"][:, columns] = to_gathered.astype(results["gathered"].dtype)
-        owed = _affine_to_weights(to_weights, "content", content, columns, to_hidden)
+        results["gated"][:, columns] = gated.astype(kernel.dtype)
+        to_hidden, to_gathered, _ = pull(multiply(low, kernel[columns, :].T))
+        results["to_gathered"][:, columns] = to_gathered.astype(kernel.dtype)
+        owed = results["to_content"][:, columns] = to_hidden.astype(kernel.dtype)
         halves = (weights["content_kernel"][half, columns] for half in (slice(visible), slice(visible, None)))
-        return tuple(total + _multiply(owed, half.T) for total, half in zip(to_halves, halves, strict=True))
+        return tuple(total + multiply(owed, half.T) for total, half in zip(to_halves, halves, strict=True))
 
-    nothing = jnp.zeros(operands[0].shape)
+    nothing = jnp.zeros((low.shape[0], visible))
     to_halves = _over_columns(hidden, differentiate, (nothing, nothing))
-    normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
     scale = weights["content_scale"]
-    heard = (fields["around"][:, :visible], fields["around"][:, visible:], scale[:visible], scale[visible:])
-    through, again, to_scale, to_other_scale = jax.vjp(normalise, *heard)[1](to_halves)
-    to_weights["content_scale"][:visible], to_weights["content_scale"][visible:] = to_scale, to_other_scale
-    results["perceived"][...] = to_perceived + through
-    results["state"][:, :visible], results["state"][:, visible:] = to_visible, to_memory + remembered + again
+    normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
+    normalise = functools.partial(normalise, scale=scale[:visible], other_scale=scale[visible:])
+    heard = (fields["around"][:, :visible], fields["around"][:, visible:])
+    through, again = jax.vjp(normalise, *heard)[1](to_halves)
+    results["perceived"][...] = fields["to_perceived"][...] + through
+    results["state"][:, :visible] = fields["to_own"][:, :visible]
+    results["state"][:, visible:] = fields["to_own"][:, visible:] + again
 
 
-def correlate(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """Gradients of neighbour sums to their weights, over all samples, from those to the sums, in `fields`."""
-    del weights, results
-    for name, gradient in to_weights.items():
-        near = list(enumerate(plan.near(name)))
-        for columns in _pieces(gradient.shape[1]):
-            for some in (near[start : start + _SUMS] for start in range(0, len(near), _SUMS)):
-
-                def add(block, sums, some=some, name=name, columns=columns):
-                    samples = pl.Slice(block * _FEW_ROWS, _FEW_ROWS)
-                    to_sum = fields[name][samples, columns].astype(jnp.float32)
-                    seen = [around.see(name, offset, samples, columns) for _, offset in some]
-                    return tuple(total + to_sum * one for total, one in zip(sums, seen, strict=True))
-
-                nothing = jnp.zeros((_FEW_ROWS, columns.size))
-                sums = jax.lax.fori_loop(0, plan.batch // _FEW_ROWS, add, (nothing,) * len(some))
-                for (k, offset), total in zip(some, sums, strict=True):
-                    gradient[k, columns] = jnp.where(around.sees(offset), jnp.sum(total, 0), 0.0)
-
-
-def collect(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+def collect(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
     """What a cell's neighbours owe it: gradients to its visible channels, added to those it had, and to its message, with their
     product with that."""
     del to_weights
@@ -331,23 +305,23 @@ def collect(fields: dict, weights: dict, around: _Surroundings, results: dict, t
     results["state"][:, :visible] = fields["to_state"][:, :visible] + owed
     results["state"][:, visible:] = fields["to_state"][:, visible:]
     product = jnp.zeros((rows, 1))
-    for columns in _pieces(results["message"].shape[1]):
+    for columns in pieces(results["message"].shape[1]):
         to_message = around.sum("gate", weights, rows, columns)
         product += jnp.sum(to_message * fields["message"][:, columns].astype(jnp.float32), -1, keepdims=True)
         results["message"][:, columns] = to_message.astype(results["message"].dtype)
     results["product"][...] = product
 
 
-def speak_backward(fields: dict, weights: dict, around: _Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
-    """Gradients to the state before a step and to the message's weights, from what was collected.
+def speak_backward(fields: dict, weights: dict, around: Surroundings, results: dict, to_weights: dict, *, plan: Plan) -> None:
+    """Gradients to the state before a step and to what the message is made of, from what was collected.
 
     With a = gelu(h), r = (mean a^2 + epsilon)^-1/2 and y = a r s, the gradient to a is r s dy - a r^2 mean(dy y).
     """
     del around
     scale, hidden = weights["gate_scale"], weights["gate_scale"].shape[0]
-    normalise = functools.partial(_normalised, epsilon=plan.config.cell.normalisation_epsilon)
-    own = (fields["state"][...], weights["message_scale"][...])
-    low, factor = normalise(*own).astype(weights["message_kernel"].dtype), fields["factor"][...]
+    epsilon = plan.config.cell.normalisation_epsilon
+    normalise = functools.partial(_normalised, scale=weights["message_scale"][...], epsilon=epsilon)
+    low, factor = normalise(fields["state"][...]).astype(weights["message_kernel"].dtype), fields["factor"][...]
     common = factor * factor * fields["to_product"][...] / hidden
 
     def differentiate(columns, to_normalised):
@@ -355,9 +329,9 @@ def speak_backward(fields: dict, weights: dict, around: _Surroundings, results: 
         message, pull = jax.vjp(jax.nn.gelu, _affine(weights, "message", low, columns))
         to_weights["gate_scale"][columns] = jnp.sum(to_message * message * factor, 0)
         [to_hidden] = pull(factor * scale[columns][None] * to_message - message * common)
-        owed = _affine_to_weights(to_weights, "message", low, columns, to_hidden)
-        return to_normalised + _multiply(owed, weights["message_kernel"][:, columns].T)
+        owed = results["to_message"][:, columns] = to_hidden.astype(low.dtype)
+        return to_normalised + multiply(owed, weights["message_kernel"][:, columns].T)
 
     to_normalised = _over_columns(hidden, differentiate, jnp.zeros(low.shape))
-    to_own, to_weights["message_scale"][...] = jax.vjp(normalise, *own)[1](to_normalised)
+    [to_own] = jax.vjp(normalise, fields["state"][...])[1](to_normalised)
     results["state"][...] = fields["to_state"][...] + to_own

@@ -20,10 +20,30 @@ FEWEST_ROWS, MOST_ROWS = 16, 64
 
 
 class Shape(NamedTuple):
-    """Of a program: the samples that it computes, and its warps of 32 threads."""
+    """Of a program."""
 
     rows: int
+    """The most samples that it computes; 0 is all."""
     warps: int
+    """Of 32 threads."""
+    samples_first: bool = False
+    """Whether programs of one cell run next to each other, so that its weights are read once, or those of one block of samples,
+    so that what cells show their neighbours is."""
+
+
+SHAPES = {
+    "speak": Shape(32, 4, samples_first=True),
+    "hear": Shape(16, 4),
+    "move": Shape(16, 4, samples_first=True),
+    "update_backward": Shape(64, 4, samples_first=True),
+    "content_backward": Shape(16, 2, samples_first=True),
+    "weigh_moves": Shape(0, 4),
+    "correlate": Shape(0, 8),
+    "collect": Shape(16, 4),
+    "speak_backward": Shape(32, 4, samples_first=True),
+    "weigh_messages": Shape(0, 4),
+}
+"""Of the programs of each kernel: the fastest of eight that an H100 tried in bfloat16, at 256 samples."""
 
 
 def sample_blocks(batch: int) -> tuple[int, int]:
@@ -33,25 +53,11 @@ def sample_blocks(batch: int) -> tuple[int, int]:
     return rows, -(-batch // rows)
 
 
-def multiplying(batch: int) -> Shape:
-    """For kernels of products. Twice as many warps leave a thread half the registers, and measured slower."""
-    rows, _ = sample_blocks(batch)
-    return Shape(rows, max(4, rows // 8))
-
-
-LISTENING = Shape(FEWEST_ROWS, 4)
-"""For neighbour sums: small programs, of which many wait for memory at the same time."""
-
-
-def adding(batch: int) -> Shape:
-    """For sums over all samples."""
-    return Shape(batch, 4)
-
-
-def _specs(width: int, rows: int) -> tuple[Callable, Callable, Callable]:
+def _specs(width: int, rows: int, samples_first: bool) -> tuple[Callable, Callable, Callable]:
     """Which part of an array a program gets: of a field, of weights, of weight gradients that each block of samples writes."""
 
-    def place(depth, cell, block):
+    def place(*program):
+        depth, cell, block = reversed(program) if samples_first else program
         return depth, jax.lax.div(cell, width), jax.lax.rem(cell, width), block
 
     def of_field(field) -> pl.BlockSpec:
@@ -66,9 +72,12 @@ def _specs(width: int, rows: int) -> tuple[Callable, Callable, Callable]:
 
     def of_partial(weights) -> pl.BlockSpec:
         rest = weights.shape[4:]
-        return pl.BlockSpec(
-            (None, None, None, None, *rest), lambda *program: (program[2], *place(*program)[:3], *[0] * len(rest))
-        )
+
+        def index(*program):
+            *cell, block = place(*program)
+            return (block, *cell, *[0] * len(rest))
+
+        return pl.BlockSpec((None, None, None, None, *rest), index)
 
     return of_field, of_weights, of_partial
 
@@ -76,7 +85,6 @@ def _specs(width: int, rows: int) -> tuple[Callable, Callable, Callable]:
 def launch(
     kernel: Callable,
     plan: Plan,
-    shape: Shape,
     *,
     fields: dict,
     weights: dict,
@@ -89,14 +97,17 @@ def launch(
 
     `around`: what neighbours show of themselves. `at_rest`: what `kernels.skipping` says.
     """
-    of_field, of_weights, of_partial = _specs(plan.grid[2], shape.rows)
-    blocks, results, around = plan.batch // shape.rows, results or {}, around or {}
+    shape = SHAPES[kernel.__name__]
+    rows = min(shape.rows or plan.batch, plan.batch)
+    of_field, of_weights, of_partial = _specs(plan.grid[2], rows, shape.samples_first)
+    blocks, results, around = plan.batch // rows, results or {}, around or {}
     shown = {name: field if plan.world.whole else plan.world.extend(field) for name, field in around.items()}
     out_fields = {name: jax.ShapeDtypeStruct((*plan.grid, plan.batch, size), kind) for name, (size, kind) in results.items()}
     out_weights = {name: jax.ShapeDtypeStruct((blocks, *weights[name].shape), weights[name].dtype) for name in gradients}
+    programs = (plan.grid[0], plan.grid[1] * plan.grid[2], blocks)
     found, partial = pl.pallas_call(
         functools.partial(kernels.skipping(kernel, at_rest or {}), plan=plan),
-        grid=(plan.grid[0], plan.grid[1] * plan.grid[2], blocks),
+        grid=programs[::-1] if shape.samples_first else programs,
         in_specs=(
             jax.tree.map(of_field, fields),
             jax.tree.map(of_weights, weights),

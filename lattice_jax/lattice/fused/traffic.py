@@ -9,22 +9,22 @@ import math
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import hidden_width, shapes
 from lattice_jax.lattice.fused.launch import sample_blocks
-from lattice_jax.lattice.fused.step import SPEAKS
+from lattice_jax.lattice.fused.step import HEARS, SPEAKS
 
 
 def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, int]:
     """Bytes that one step of the whole cube moves to and from GPU memory: weights and fields, forward and backward.
 
     Counted, not measured: every kernel reads each array once (what neighbours read again comes from the cache) and writes it
-    once, and every cell acts. Not fused, a product is one kernel, and so is all elementwise work between two products; the
-    backward pass runs the forward one again, and then every kernel's adjoint, which reads what the kernel read and the gradient
-    of what it wrote and writes the gradient of what it read; a product's reads twice, once for each factor.
+    once, and every cell acts. Fused, the listening is kept for the backward pass but with `lattice.remat` "always". Not fused,
+    a product is one kernel, and so is all elementwise work between two products; the backward pass runs the forward one again,
+    and then every kernel's adjoint, which reads what the kernel read and the gradient of what it wrote and writes the gradient
+    of what it read; a product's reads twice, once for each factor.
     """
     cells, visible, hidden = config.grid.cells, config.cell.visible, hidden_width(config.cell)
     low = 4 if config.precision == "float32" else 2
     sizes = {name: math.prod(shape) * (low if name.endswith("_kernel") else 4) for name, shape in shapes(config.cell).items()}
-    weights, speaks = sum(sizes.values()), sum(sizes[name] for name in SPEAKS)
-    neighbours = sizes["perception"] + sizes["gate"]
+    weights, neighbours = sum(sizes.values()), sizes["perception"] + sizes["gate"]
     # Read; the adjoint neighbour weights made and read; the gradient written, then read and added to that of later steps.
     backward_weights = weights + 3 * neighbours + 4 * weights
     field, pair, layer, low_layer = 4 * visible, 2 * low * visible, 4 * hidden, low * hidden
@@ -34,11 +34,19 @@ def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, i
         state, number = 2 * field, 4
         listen = (state + low_layer + number) + (state + low_layer) + (state + low_layer)
         forward = listen + (2 * state + low_layer) + (state + field + number)
-        move = (2 * state + low_layer + field + state + number) + (state + field + low_layer)
+        update = (2 * state + 2 * field + number) + (state + field + pair)
+        content = (2 * state + low_layer + pair // 2 + field) + (state + field + 3 * low_layer)
+        weigh = (state + 3 * low_layer + pair + 2 * field) + (state + low_layer)
         correlate = 2 * (field + low_layer)
         collect = (low_layer + state + field + low_layer) + (state + low_layer + number)
-        backward = listen + move + correlate + collect + (2 * state + low_layer + 2 * number) + state
-        backward_weights += speaks + neighbours + 2 * (weights - neighbours) * (blocks if blocks > 1 else 0)
+        speak = (2 * state + low_layer + 2 * number) + (state + low_layer)
+        backward = update + content + weigh + correlate + collect + speak
+        # What normalises and multiplies is read by the kernels that make its gradient, too.
+        backward_weights += sum(sizes[f"{name}_{part}"] for name in ("content", "message") for part in ("kernel", "scale"))
+        backward_weights -= neighbours
+        if config.remat == "always":
+            backward += listen
+            backward_weights += sum(sizes[name] for name in (*SPEAKS, *HEARS))
     else:
         elementwise = [(2 * field, pair), (layer, low_layer), (2 * field, field + pair)]
         elementwise += [(layer + low_layer, low_layer), (2 * field, pair), (5 * field, 2 * field)]
