@@ -1,9 +1,9 @@
 """What a program of a GPU kernel computes for one cell and a block of samples: its message, its next state, their gradients.
 
 Contract: the bodies of the kernels that `fused` launches. Each gets four dicts of references, in which the program's cell is
-all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and the `Surroundings`, in
-which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the operands of products and for
-messages. Visible channels and memory lie one after the other in one field.
+all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and, where it is
+shown any, the `Surroundings`, in which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the
+operands of products and for messages. Visible channels and memory lie one after the other in one field.
 
 Triton wants powers of two in every array. Before every product its operands change places among the threads, at which all of
 them wait, so a program is fast where others run beside it, and few do where it holds much. So whatever can do without products
@@ -286,9 +286,8 @@ def content_backward(fields: dict, weights: dict, around: Surroundings, results:
 
     nothing = jnp.zeros((low.shape[0], visible))
     to_halves = _over_columns(hidden, differentiate, (nothing, nothing))
-    scale = weights["content_scale"]
-    normalise = functools.partial(_normalised_halves, epsilon=plan.config.cell.normalisation_epsilon)
-    normalise = functools.partial(normalise, scale=scale[:visible], other_scale=scale[visible:])
+    scales = {"scale": weights["content_scale"][:visible], "other_scale": weights["content_scale"][visible:]}
+    normalise = functools.partial(_normalised_halves, **scales, epsilon=plan.config.cell.normalisation_epsilon)
     heard = (fields["around"][:, :visible], fields["around"][:, visible:])
     through, again = jax.vjp(normalise, *heard)[1](to_halves)
     results["perceived"][...] = fields["to_perceived"][...] + through
