@@ -1,9 +1,9 @@
 """What a program of a GPU kernel computes for one cell and a block of samples: its message, its next state, their gradients.
 
 Contract: the bodies of the kernels that `fused` launches. Each gets four dicts of references, in which the program's cell is
-all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and, where it is
-shown any, the `Surroundings`, in which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the
-operands of products and for messages. Visible channels and memory lie one after the other in one field.
+all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and, where it is shown any,
+the `Surroundings`, in which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the operands of
+products and for messages. Visible channels and memory lie one after the other in one field.
 
 Triton wants powers of two in every array. Before every product its operands change places among the threads, at which all of
 them wait, so a program is fast where others run beside it, and few do where it holds much. So whatever can do without products
@@ -144,9 +144,14 @@ def _affine(weights: dict, name: str, values: Rows, columns: pl.Slice | slice = 
     return multiply(values, weights[f"{name}_kernel"][:, columns]) + weights[f"{name}_bias"][columns][None]
 
 
+def normalising(values: Rows, epsilon: float) -> Rows:
+    """What `step.normalise` multiplies values with, but for the scale: [row, 1]."""
+    return jax.lax.rsqrt(jnp.mean(jnp.square(values), -1, keepdims=True) + epsilon)
+
+
 def _normalised(values: Rows, scale: Array, *, epsilon: float) -> Rows:
     """`step.normalise`."""
-    return values * jax.lax.rsqrt(jnp.mean(jnp.square(values), -1, keepdims=True) + epsilon) * scale[None]
+    return values * normalising(values, epsilon) * scale[None]
 
 
 def _normalised_halves(one: Rows, other: Rows, scale: Array, other_scale: Array, *, epsilon: float) -> tuple[Rows, Rows]:
@@ -198,7 +203,7 @@ def speak(fields: dict, weights: dict, around: Surroundings, results: dict, to_w
     epsilon = plan.config.cell.normalisation_epsilon
     own = _normalised(fields["state"][...], weights["message_scale"][...], epsilon=epsilon)
     message = jax.nn.gelu(_affine(weights, "message", own))
-    factor = jax.lax.rsqrt(jnp.mean(jnp.square(message), -1, keepdims=True) + epsilon)
+    factor = normalising(message, epsilon)
     results["factor"][...] = factor
     results["message"][...] = (message * factor * weights["gate_scale"][...][None]).astype(results["message"].dtype)
 

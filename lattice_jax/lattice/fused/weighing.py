@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from lattice_jax.lattice.fused.kernels import Plan, Rows, Surroundings, multiply, pieces
+from lattice_jax.lattice.fused.kernels import Plan, Rows, Surroundings, multiply, normalising, pieces
 
 _FEW_ROWS, _MANY_ROWS = 16, 128
 """Samples that a program adds up, and multiplies, at a time."""
@@ -73,8 +73,7 @@ def _weigh_normalised(fields: dict, weights: dict, to_weights: dict, name: str, 
 
     def read(samples):
         values = fields[source][samples, :]
-        factor = jax.lax.rsqrt(jnp.mean(jnp.square(values), -1, keepdims=True) + plan.config.cell.normalisation_epsilon)
-        return (values * factor).astype(kernel.dtype)
+        return (values * normalising(values, plan.config.cell.normalisation_epsilon)).astype(kernel.dtype)
 
     both = _contract(read, fields[f"to_{name}"], plan)
     to_weights[f"{name}_kernel"][...] = (both * scale[:, None]).astype(kernel.dtype)
