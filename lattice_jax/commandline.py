@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from rich.console import Console
 
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
@@ -50,6 +51,11 @@ def clear_errors(renamed: Mapping[str, str] | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def terminal() -> Console:
+    """The console that commands write to; a text's ':key:' stays as it is written instead of becoming a picture."""
+    return Console(emoji=False)
 
 
 def _rename(message: str, renamed: Mapping[str, str]) -> str:

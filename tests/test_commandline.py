@@ -11,7 +11,7 @@ import pytest
 from program import ROOT, SMOKE, run_here
 from teacher_directory import make_teacher
 
-from lattice_jax.commandline import load_config, read_config_record, record_config
+from lattice_jax.commandline import load_config, read_config_record, record_config, terminal
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
 from lattice_jax.teachers import weights
@@ -258,3 +258,8 @@ def test_a_record_of_an_earlier_version_lacks_later_settings(tmp_path):
     del settings["pool"], settings["answer"], settings["emergence"], settings["training"]["question_noise"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert read_config_record(tmp_path) == Config()
+
+
+def test_names_between_colons_are_no_pictures(capsys):
+    terminal().print("the :key: of a dictionary")
+    assert capsys.readouterr().out == "the :key: of a dictionary\n"

@@ -43,6 +43,11 @@ def description() -> dict:
     }
 
 
+def most_devices() -> int:
+    """How many devices a cube can be spread over: accelerators where there are any, else cores."""
+    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else len(jax.devices())
+
+
 def load() -> float:
     """The load average of the last minute: how much else the machine did."""
     return os.getloadavg()[0]

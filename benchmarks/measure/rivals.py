@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.peers import largest_difference
 from lattice_jax.config import Config
+from lattice_jax.errors import InputError
 from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.firing import firing
 from lattice_jax.training.objectives import answer_questions, read_by_losses
@@ -25,8 +26,12 @@ from . import operations, workload
 from .cases import Case, small
 from .workload import Text, Workload
 
-TOLERANCE = 1e-4
-"""Largest difference from the lattice, as a share of the largest entry; float32 sums in another order stay near 1e-6."""
+TOLERANCE = {"cpu": 1e-4, "gpu": 1e-2}
+"""Largest difference from the lattice by backend, as a share of the largest entry.
+
+Float32 sums in another order stay near 1e-6. On a GPU factors are TF32, and each of two implementations may be 5e-3 from the
+exact value, which is what the tests of the kernels allow.
+"""
 
 _NOISE = 0.02
 _NORMALISATION_EPSILON = 1e-6  # of flax's LayerNorm
@@ -74,7 +79,7 @@ def check(case: Case, text: Text) -> dict:
     else:
         found = _torch_loss_and_gradients(case, config, text, parameters, batch)
     difference, name = largest_difference(found, expected)
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCE[jax.default_backend()]:
         raise ArithmeticError(f"{case.kind} differs from the lattice by {difference:.2g} of the largest entry, in {name}")
     return {"difference": difference}
 
@@ -84,12 +89,34 @@ def _torch_loss_and_gradients(case: Case, config: Config, text: Text, parameters
 
     from benchmarks.peers import torch_lattice
 
-    lattice = _module(case, config, parameters)
-    fires = torch.tensor(masks(config, config.training.batch_size))
-    tensors = {name: torch.tensor(value) for name, value in batch.items()}
-    loss = torch_lattice.objective(lattice, tensors, fires, torch_decoder(text), config.loss)
+    device = _torch_device()
+    lattice = _module(case, config, parameters).to(device)
+    fires = torch.tensor(masks(config, config.training.batch_size), device=device)
+    loss = torch_lattice.objective(lattice, _tensors(batch, device), fires, torch_decoder(text, device), config.loss)
     loss.backward()
-    return {"loss": loss.detach().numpy(), **lattice.gradients()}
+    return {"loss": loss.detach().cpu().numpy(), **lattice.gradients()}
+
+
+def _torch_device():
+    """The kind of device that JAX computes on, which multiplies float32 matrices as it does there: on a GPU as TF32."""
+    import torch
+
+    if jax.default_backend() != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"JAX computes on a GPU, and PyTorch {torch.__version__} finds none",
+            expected="a build of PyTorch for this GPU",
+            fix="install one, or measure the peers on the CPU with JAX_PLATFORMS=cpu",
+        )
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda")
+
+
+def _tensors(values: Mapping, device) -> dict:
+    import torch
+
+    return {name: torch.tensor(np.asarray(value), device=device) for name, value in values.items()}
 
 
 def _module(case: Case, config: Config, parameters: Mapping[str, np.ndarray]):
@@ -108,13 +135,12 @@ def _module(case: Case, config: Config, parameters: Mapping[str, np.ndarray]):
     return TorchLattice(parameters, config.lattice, case.kind == "torch compiled", checkpoint=checkpoint, adjoint=adjoint)
 
 
-def torch_decoder(text: Text) -> Callable:
+def torch_decoder(text: Text, device) -> Callable:
     """The codec's decoder in PyTorch, frozen: dense layers with normalisation and gelu in between."""
-    import torch
     import torch.nn.functional as F
 
     layers: Mapping[str, Any] = text.codec.parameters["params"]["decoder"]
-    tensors = {name: {part: torch.tensor(np.asarray(value)) for part, value in layer.items()} for name, layer in layers.items()}
+    tensors = {name: _tensors(layer, device) for name, layer in layers.items()}
     count = sum(name.startswith("Dense_") for name in tensors)
 
     def decode(codes):
@@ -137,12 +163,12 @@ def _torch_step(case: Case, text: Text) -> Callable[[int], float]:
 
     from benchmarks.peers import torch_lattice
 
-    config = case.config
-    lattice = _module(case, config, start_parameters(config))
+    config, device = case.config, _torch_device()
+    lattice = _module(case, config, start_parameters(config)).to(device)
     optimizer = torch_lattice.make_optimizer(lattice, config.optimizer)
-    batch = workload.make_batch(text, case.batch, config.seed)
-    tensors, decode = {name: torch.tensor(value) for name, value in batch.items()}, torch_decoder(text)
-    fires = torch.tensor(masks(config, case.batch))
+    tensors = _tensors(workload.make_batch(text, case.batch, config.seed), device)
+    decode = torch_decoder(text, device)
+    fires = torch.tensor(masks(config, case.batch), device=device)
 
     def train(steps: int) -> float:
         start = time.perf_counter()

@@ -5,12 +5,12 @@ Contract: each row was measured in turns with the default, and holds `ratio`, it
 
 import dataclasses
 import importlib.util
-import os
 from collections.abc import Mapping
 
 from lattice_jax.config import Config, LossConfig
 from lattice_jax.errors import InputError
 
+from . import machine
 from .cases import Case, with_batch, with_lattice, with_update
 from .timing import Spread, Tell, Worker, measure, row
 
@@ -48,12 +48,12 @@ def require_torch() -> None:
 def peers(reference: Config, *, turns: int, tell: Tell) -> dict:
     """The same mathematics by other means, checked to be equal; and CAX's automaton for one rule, where it is installed."""
     require_torch()
-    devices = len(os.sched_getaffinity(0))
-    scan = with_lattice(reference, engine="scan")
-    one_device = with_lattice(reference, engine="scan", devices=1)
-    others = {
-        "lax.scan, 1 device": Case("training", one_device, check=reference),
-        f"lax.scan, {devices} devices": Case("training", scan, check=reference),
+    one_device, devices = with_lattice(reference, engine="scan", devices=1), machine.most_devices()
+    scans = {"lax.scan, 1 device": Case("training", one_device, check=reference)}
+    if devices > 1:
+        everywhere = with_lattice(reference, engine="scan")
+        scans[f"lax.scan, {devices} devices"] = Case("training", everywhere, check=reference)
+    others = scans | {
         "PyTorch, eager": Case("torch eager", reference, check=reference),
         "PyTorch, eager, adjoint by hand": Case("torch adjoint", reference, check=reference),
         "PyTorch, compiled": Case("torch compiled", reference, check=reference),

@@ -112,7 +112,7 @@ class CellModules(torch.nn.Module):
         batch = injected.shape[3]
         spread = injected.expand(*shape, -1, -1)
         nothing = {
-            name: torch.zeros(batch, channels) for name, channels in (("visible", cell.visible), ("memory", cell.memory))
+            name: injected.new_zeros(batch, channels) for name, channels in (("visible", cell.visible), ("memory", cell.memory))
         }
         visible = {at: spread[at] if at in self.input_cells else nothing["visible"] for at in self.positions}
         memory = dict.fromkeys(self.positions, nothing["memory"])
@@ -148,7 +148,7 @@ class CellModules(torch.nn.Module):
         """The gradients of the last backward pass, by the names and in the layout of the package's parameters."""
         grid = self.config.grid
         cells = [dict(cell.in_package_layout(gradient=True)) for cell in self.cells]
-        stacked = {name: np.stack([cell[name].numpy() for cell in cells]) for name in cells[0]}
+        stacked = {name: np.stack([cell[name].cpu().numpy() for cell in cells]) for name in cells[0]}
         shape = (grid.depth, grid.height, grid.width)
         gathered = {name: values.reshape(*shape, *values.shape[1:]) for name, values in stacked.items()}
-        return gathered | {name: parameter.grad.numpy() for name, parameter in self.faces.named_parameters()}
+        return gathered | {name: parameter.grad.cpu().numpy() for name, parameter in self.faces.named_parameters()}

@@ -3,7 +3,8 @@
 Contract: `TorchLattice` computes what the plain scan of `lattice_jax.lattice.propagate` computes, from the same parameters and
 firing masks, values and gradients equal to rounding; `training_step` is the whole update of the main job. Covered is what the
 main job uses: weights of its own for every cell, zero walls, residual bounded updates, a held input, float32. Which cells fire
-comes in as an array, so exact counts and quiescence are the caller's. Threads are the caller's too (`torch.set_num_threads`).
+comes in as an array, so exact counts and quiescence are the caller's. Threads (`torch.set_num_threads`) and the device (`.to`)
+are the caller's too.
 
 Written for speed on CPU as PyTorch allows it: state and weights lie cell by cell, so every affine map is one `baddbmm` over
 all cells; neighbours are slices of a padded field. Backward is autograd's, but for the eager neighbour sums, whose slices
@@ -208,7 +209,7 @@ class TorchLattice(torch.nn.Module):
 
     def gradients(self) -> dict[str, np.ndarray]:
         """The gradients of the last backward pass, by the names and in the layout of the parameters."""
-        return {name: parameter.grad.numpy() for name, parameter in (*self.cells.items(), *self.faces.named_parameters())}
+        return {name: parameter.grad.cpu().numpy() for name, parameter in (*self.cells.items(), *self.faces.named_parameters())}
 
 
 def take_face(field: Tensor, face: Face, grid: GridConfig) -> Tensor:
