@@ -198,12 +198,8 @@ def fit_cube(
 
 
 def training_operations(config: Config, steps: int) -> float:
-    """Counted floating-point operations of training: 6 a weight of each cell, lattice step and sample (2 forward, 4 backward).
-
-    Cells that share their weights compute with them all the same.
-    """
-    per_sample = 6 * config.lattice.grid.cells * cell.parameters_per_cell(config.lattice.cell) * config.lattice.steps
-    return float(per_sample * config.training.batch_size * steps)
+    """Counted floating-point operations of so many training steps."""
+    return float(cube.operations(config.lattice, config.training.batch_size * steps, training=True))
 
 
 Baselines = Mapping[str, Baseline]

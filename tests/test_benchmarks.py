@@ -46,16 +46,6 @@ def restless(config, **update):
     return with_batch(with_update(config, **{"quiescent": False, "mask": "batch"} | update), BATCH)
 
 
-def test_training_counts_six_operations_a_weight_cell_step_and_sample_and_forward_two():
-    assert operations.counted(TINY.lattice, BATCH, training=True) == 6 * PARAMETERS * CELLS * STEPS * BATCH
-    assert operations.counted(TINY.lattice, BATCH, training=False) == 2 * PARAMETERS * CELLS * STEPS * BATCH
-
-
-def test_one_rule_for_all_cells_counts_as_much_as_rules_of_their_own():
-    shared = with_lattice(TINY, sharing="lattice").lattice
-    assert operations.counted(shared, BATCH, training=True) == operations.counted(TINY.lattice, BATCH, training=True)
-
-
 def test_an_exact_count_mask_executes_exactly_its_share_and_the_scan_everything():
     config = restless(TINY)
     updates = STEPS * exact_count(config.lattice)

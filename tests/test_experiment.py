@@ -7,7 +7,6 @@ import pytest
 
 from lattice_jax import experiment
 from lattice_jax.config import Config
-from lattice_jax.config.overrides import with_settings
 from lattice_jax.corpus.corpus import load_corpus
 from lattice_jax.evaluation.baselines import Baseline
 from lattice_jax.experiment import FittedOnce
@@ -55,9 +54,8 @@ def test_seeds_share_baselines_as_long_as_nothing_else_differs(material, monkeyp
     assert len(asked) == 4
 
 
-def test_cells_that_share_their_weights_compute_as_much():
-    own = Config()
-    assert experiment.training_operations(own, 10) == 6 * parameter_counts(own.lattice)["cells"] * own.lattice.steps * 160
-    for sharing in ("layer", "lattice"):
-        shared = with_settings(own, {"lattice.sharing": sharing})
-        assert experiment.training_operations(shared, 10) == experiment.training_operations(own, 10)
+def test_the_operations_of_a_training_are_those_of_all_its_samples():
+    config = Config()
+    assert (
+        experiment.training_operations(config, 10) == 6 * parameter_counts(config.lattice)["cells"] * config.lattice.steps * 160
+    )

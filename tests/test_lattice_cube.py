@@ -108,6 +108,15 @@ def test_the_default_cube_has_2475_cells_of_25_thousand_parameters():
     assert sum(array.size for array in arrays.values()) == counts["total"]
 
 
+@pytest.mark.parametrize("sharing", ["cell", "layer", "lattice"])
+def test_training_counts_six_operations_a_weight_cell_step_and_sample_and_forward_two(sharing):
+    """Cells of one rule count as much as cells with rules of their own."""
+    config = dataclasses.replace(SMALL, sharing=sharing)
+    updates = config.grid.cells * config.steps * 4 * parameters_per_cell(config.cell)
+    assert cube.operations(config, 4, training=True) == 6 * updates
+    assert cube.operations(config, 4, training=False) == 2 * updates
+
+
 @pytest.mark.parametrize(
     ("perception", "gate", "walls", "steps"),
     [

@@ -1,8 +1,8 @@
 """Floating-point operations and parameter traffic, counted from the settings.
 
-Contract: pure. Counted operations are those of the definition: 2 a weight, cell, lattice step and sample forward, 4 more
-backward; whatever skips or repeats work leaves them as they are. Executed ones are those that the engine can't avoid computing:
-it may skip cells that rest, and repeats the forward pass where it rematerialises.
+Contract: pure. Counted operations are those of the definition, `cube.operations`; whatever skips or repeats work leaves them as
+they are. Executed ones are those that the engine can't avoid computing: it may skip cells that rest, and repeats the forward
+pass where it rematerialises.
 """
 
 import jax
@@ -10,20 +10,15 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lattice_jax.config import Config, Engine, LatticeConfig
+from lattice_jax.lattice import cube
 from lattice_jax.lattice.cell import parameters_per_cell
+from lattice_jax.lattice.cube import BACKWARD_OPERATIONS, FORWARD_OPERATIONS
 from lattice_jax.lattice.firing import Read, firing
 from lattice_jax.training.objectives import read_by_losses
 
-_FORWARD, _BACKWARD = 2, 4
 _NUMBER_BYTES = 4
 _OPTIMISER_VISITS = 9
 """Gradient written, read for the norm and read again; two moments and the weights read and written."""
-
-
-def counted(config: LatticeConfig, batch: int, *, training: bool) -> int:
-    """Operations of a training step, or of a forward pass, as the definition has them."""
-    each = _FORWARD + (_BACKWARD if training else 0)
-    return each * parameters_per_cell(config.cell) * config.grid.cells * config.steps * batch
 
 
 def firings(config: LatticeConfig, batch: int, *, sampled: bool, key: Key[Array, ""], read: Read) -> int:
@@ -48,7 +43,7 @@ def computed_firings(
 
 def executed(config: LatticeConfig, batch: int, computed: int, *, training: bool, recomputes: bool) -> int:
     """Operations of `computed` cell updates for `batch` samples each; `recomputes`: forward once more in the backward pass."""
-    each = _FORWARD + ((_BACKWARD + _FORWARD * recomputes) if training else 0)
+    each = FORWARD_OPERATIONS + ((BACKWARD_OPERATIONS + FORWARD_OPERATIONS * recomputes) if training else 0)
     return each * parameters_per_cell(config.cell) * batch * computed
 
 
@@ -81,7 +76,7 @@ def count(
     computed = computed_firings(lattice, part, engine=engine, sampled=sampled, key=key, read=read, devices=devices)
     computed *= batch // part
     return {
-        "counted_operations": counted(lattice, batch, training=training),
+        "counted_operations": cube.operations(lattice, batch, training=training),
         "executed_operations": executed(lattice, part, computed, training=training, recomputes=recomputes),
         "cell_updates": computed,
         "cell_updates_at_most": lattice.steps * lattice.grid.cells,

@@ -22,7 +22,7 @@ from lattice_jax.lattice import cube, devices
 from lattice_jax.lattice.firing import firing
 from lattice_jax.training.objectives import answer_questions, read_by_losses
 
-from . import operations, workload
+from . import workload
 from .cases import Case, small
 from .workload import Text, Workload
 
@@ -179,7 +179,7 @@ def _torch_step(case: Case, text: Text) -> Callable[[int], float]:
 
 
 def _counted(case: Case) -> int:
-    return operations.counted(case.config.lattice, case.batch, training=True)
+    return cube.operations(case.config.lattice, case.batch, training=True)
 
 
 def torch_training(case: Case, text: Text) -> Workload:

@@ -22,6 +22,8 @@ from lattice_jax.lattice.firing import Horizon, Read
 from lattice_jax.lattice.propagate import Propagation, propagate
 from lattice_jax.lattice.step import State
 
+FORWARD_OPERATIONS, BACKWARD_OPERATIONS = 2, 4
+"""A weight, for each value that it is multiplied with."""
 _INJECTION_SCALE = 0.5
 """Root mean square of a face cell's visible channels, for numbers of root mean square 1: within what one step may change."""
 
@@ -94,6 +96,15 @@ def parameter_counts(config: LatticeConfig) -> dict[str, int]:
     injection = config.surface_size(config.input_face) * config.cell.visible
     read_out = config.surface_size(config.output_face) * config.cell.visible
     return {"cells": cells, "injection": injection, "read_out": read_out, "total": cells + injection + read_out}
+
+
+def operations(config: LatticeConfig, samples: int, *, training: bool) -> int:
+    """Floating-point operations as the definition counts them: 2 a weight of each cell, lattice step and sample, 6 in training.
+
+    Cells that share their weights compute with them all the same.
+    """
+    each = FORWARD_OPERATIONS + (BACKWARD_OPERATIONS if training else 0)
+    return each * cell.parameters_per_cell(config.cell) * config.grid.cells * config.steps * samples
 
 
 def gradient_figures(gradients: Parameters, config: LatticeConfig) -> dict[str, Float[Array, ""]]:
