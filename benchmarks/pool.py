@@ -58,7 +58,6 @@ def recovery_table(runs: dict[str, dict]) -> list[str]:
 
 def main(runs: dict[str, dict]) -> None:
     """Write both files."""
-    (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
     questions = next(iter(runs.values()))["recovery"]["questions"]
     looks = ", ".join(f"{run['best_step']} ({name})" for name, run in runs.items())
     report = [
@@ -73,6 +72,7 @@ def main(runs: dict[str, dict]) -> None:
         *("", f"Mean cosine with the answer before the damage, for {questions} held-out questions, after so many steps:", ""),
         *recovery_table(runs),
     ]
+    (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
     (RESULTS / "pool.md").write_text("\n".join(report) + "\n")
 
 
