@@ -1,8 +1,8 @@
-"""What a GPU could reach at most, predicted from counted bytes and operations; `results/gpu_h100.md` has what one did.
+"""What a GPU could reach if every cell acted at every step, predicted from counts; `results/gpu_h100.md` has what one did.
 
 Contract: prints a Markdown table. A trained sample costs 6 operations a parameter and step, and the bytes of
 `lattice_jax.lattice.fused.traffic.step_bytes`; the slower of the two bounds counts, at the device's published rates, as if each
-was reached in full. Real kernels stay below; the optimiser's update is left out.
+was reached in full. Real kernels stay below that and gain from cells at rest; the optimiser's update is left out.
 
     python benchmarks/gpu_prediction.py > benchmarks/results/gpu_prediction.md
 """

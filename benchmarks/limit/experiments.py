@@ -30,6 +30,8 @@ RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates that are tried for what stands in the cube's place."""
 OPERATIONS = 1e13
 """At most for an MLP, all its forms together; about what the longest training of a cube here takes."""
+LEARNED = ("shared_ridge", "kernel_ridge", "mlp", "mlp_equal")
+"""The baselines that stand in the tables, beside the question itself."""
 
 
 def _first(pairs: Pairs, count: int) -> Pairs:
@@ -50,7 +52,7 @@ def _fitted(train: Pairs, chosen_on: Pairs, parameters: int) -> dict[str, Baseli
 
 def _baselines(sides: Sides, parameters: int) -> dict[str, float]:
     fitted = _fitted(sides.train, sides.chosen_on, parameters)
-    shown = ("question", "ridge", "shared_ridge", "mlp", "mlp_equal")
+    shown = ("question", "ridge", *LEARNED)
     return {name: _similarity(fitted[name].predict(sides.judged_on.questions), sides.judged_on) for name in shown}
 
 
@@ -117,7 +119,7 @@ def curriculum(corpus: Corpus, other: Corpus, weights: tuple[float, ...]) -> Ite
 
 
 def bottleneck(corpus: Corpus) -> Iterator[Row]:
-    """What regression and MLPs lose where their questions, or their answers, go through the code."""
+    """What regressions and MLPs lose where their questions, or their answers, go through the code."""
 
     def as_is(rows: np.ndarray) -> np.ndarray:
         return rows
@@ -133,8 +135,7 @@ def bottleneck(corpus: Corpus) -> Iterator[Row]:
         for sides in divisions:
             train, chosen_on, judged_on = (Pairs(asked(pairs.questions), pairs.answers) for pairs in sides)
             fitted = _fitted(train, chosen_on, parameters)
-            shown = ("shared_ridge", "mlp", "mlp_equal")
-            found.append({learner: fitted[learner].predict(judged_on.questions) for learner in shown})
+            found.append({learner: fitted[learner].predict(judged_on.questions) for learner in LEARNED})
         return found
 
     plain, through = told(as_is), told(coded)
@@ -300,7 +301,7 @@ def beside(corpus: Corpus, divisions: list[Sides]) -> Iterator[Row]:
     """What baselines say to the same pairs as that which `place` asks."""
     parameters = cube.parameter_counts(corpus.config.lattice)["total"]
     fitted = [_fitted(sides.train, sides.chosen_on, parameters) for sides in divisions]
-    for name in ("question", "shared_ridge", "mlp", "mlp_equal"):
+    for name in ("question", *LEARNED):
         told = [of_one[name].predict(sides.judged_on.questions) for of_one, sides in zip(fitted, divisions, strict=True)]
         yield {"in the cube's place": f"baseline: {spelled(name)}", **_both_measures(told, divisions)}
 

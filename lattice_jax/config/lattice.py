@@ -133,7 +133,8 @@ class LatticeConfig:
     'fused', kernels for a GPU that skip it too; 'automatic' takes what measured fastest for the device and the precision, which
     on a GPU are the kernels wherever they can run."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Numbers in which the steps are computed; weights, gradients and losses are float32 either way."""
+    """Numbers in which the steps are computed, and the matrices' gradients added up over them; weights, what updates them and
+    losses are float32 either way."""
     remat: Literal["automatic", "always", "never"] = "automatic"
     """Recompute each step in the backward pass instead of storing what it held, which takes several times less memory.
     Automatic is always with the scan; with the native engine where the stored values would take more than an eighth of the

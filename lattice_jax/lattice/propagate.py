@@ -48,7 +48,7 @@ def _advance(
     config: LatticeConfig,
     trajectory: bool,
 ) -> tuple[State, Float[Array, "steps 2 batch"], Array | None]:
-    """The scan over steps, for the cells that this program holds; activity as its two sums of squares."""
+    """All steps, by the scan or the kernels, for the cells that this program holds; activity as its two sums of squares."""
 
     def inject(visible: Field) -> Field:
         return jnp.where(at_input, injected, visible)
@@ -145,7 +145,7 @@ def propagate(
     `injected`: visible channels of the input face, laid out as a grid that is 1 cell thick along the face's axis. `sampled`
     draws firing masks from `key`; otherwise every update is scaled by the rate. With a mesh, `parameters` come from
     `devices.place`. Of a pass that is read at the "output" only the state of the output face counts: cells rest as soon as what
-    they do can't reach it. A trajectory is always the scan's.
+    they do can't reach it. A trajectory is never the native engine's; the scan computes it on a CPU.
 
     `start`: what the cells hold before the input is injected; samples whose start is all zero are quiescent, and the light cone
     of the input holds for them alone. `horizon`: steps after which every cell keeps its state; None is `config.steps`.

@@ -146,7 +146,8 @@ def affine(parameters: Parameters, name: str, values: Float[Array, "d h w batch 
 
 
 def in_precision(parameters: Parameters, config: LatticeConfig) -> Parameters:
-    """The parameters as the steps of a pass compute with them, cast once a pass; their gradients come back in float32.
+    """The parameters as the steps of a pass compute with them, cast once a pass; their gradients are added up over the steps in
+    the same numbers and come back in float32.
 
     bfloat16 is for the matrices, nine tenths of all weights, for what they multiply, and for messages. Products sum in float32,
     and the rest is float32: the state, which every step adds to, and the neighbour weights, which signals pass once a step.

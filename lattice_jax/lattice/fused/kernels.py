@@ -2,14 +2,15 @@
 
 Contract: the bodies of the kernels that `fused` launches. Each gets four dicts of references, in which the program's cell is
 all there is, `fields` [row, channel] and `weights` to read, `results` and `to_weights` to write, and, where it is shown any,
-the `Surroundings`, in which it reads of its neighbours. The mathematics is that of `step`, in float32 but for the operands of
-products and for messages. Visible channels and memory lie one after the other in one field.
+the `Surroundings`, in which it reads of its neighbours. The mathematics is that of `step`, in float32 but for what
+`lattice.precision` rounds: the operands of products, and messages, said, gathered and differentiated. Visible channels and
+memory lie one after the other in one field.
 
 Triton wants powers of two in every array. Before every product its operands change places among the threads, at which all of
 them wait, so a program is fast where others run beside it, and few do where it holds much. So whatever can do without products
 has a kernel of its own: with the neighbour sums in the kernels of the products those took ten times as long. And the gradient
-is computed in parts that hold little: sample by sample here, and to the weights in `weighing`. Registers are scarce, so a
-hidden layer is computed and differentiated some columns at a time.
+is computed in parts that hold little: sample by sample here, and to all weights but two vectors in `weighing`. Registers are
+scarce, so a hidden layer is computed and differentiated some columns at a time.
 """
 
 import dataclasses

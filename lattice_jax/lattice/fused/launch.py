@@ -1,7 +1,7 @@
 """Launching a kernel for every cell and block of samples.
 
 Contract: `launch` hands a program its own part of every array that it gets, by name, and the whole of what it may read around.
-The weight gradients of several blocks of samples are added up in float32.
+Of weight gradients that several programs of a cell make, each for its own samples, the sums are given.
 """
 
 import functools
@@ -23,12 +23,13 @@ class Shape(NamedTuple):
     """Of a program."""
 
     rows: int
-    """The most samples that it computes; 0 is all."""
+    """The most samples that it computes: a power of two from `FEWEST_ROWS` to `MOST_ROWS`, which divides every padded batch; or
+    0, all."""
     warps: int
     """Of 32 threads."""
     samples_first: bool = False
-    """Whether programs of one cell run next to each other, so that its weights are read once, or those of one block of samples,
-    so that what cells show their neighbours is."""
+    """Whether programs of one cell run next to each other, so that its weights are read once, or those of the same samples, so
+    that what cells show their neighbours is; the latter where a kernel sees its `Surroundings`, which count so."""
 
 
 SHAPES = {
@@ -47,8 +48,8 @@ SHAPES = {
 
 
 def sample_blocks(batch: int) -> tuple[int, int]:
-    """Samples of one program of products, and how many programs share a cell: a batch is padded to a power of two, or to a
-    multiple of 64."""
+    """Samples of a block, whose cells rest or act together, and the number of blocks: a batch is padded to a power of two, or
+    to a multiple of 64."""
     rows = min(max(pl.next_power_of_2(batch), FEWEST_ROWS), MOST_ROWS)
     return rows, -(-batch // rows)
 
@@ -99,6 +100,8 @@ def launch(
     """
     shape = SHAPES[kernel.__name__]
     rows = min(shape.rows or plan.batch, plan.batch)
+    if plan.batch % rows or (around and shape.samples_first):
+        raise ValueError(f"{kernel.__name__} can't have programs of {shape} for {plan.batch} samples")
     of_field, of_weights, of_partial = _specs(plan.grid[2], rows, shape.samples_first)
     blocks, results, around = plan.batch // rows, results or {}, around or {}
     shown = {name: field if plan.world.whole else plan.world.extend(field) for name, field in around.items()}

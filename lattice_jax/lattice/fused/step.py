@@ -9,9 +9,10 @@ act is skipped:
     move    its next state
 
 The gradient keeps the state before the step, what the cells proposed, and what they said and heard, unless that takes too much
-memory; then it speaks and hears again. It goes back from the update to what was proposed (`update_backward`) and to what the
-cell owes its neighbours (`content_backward`), collects what those owe the cell, with `step.adjoint_weights` (`collect`), and
-ends at the state (`speak_backward`). Beside these the gradients to the weights are added up over the samples, by `weighing`.
+memory; then it speaks and hears again. `to_x` is the gradient with respect to x. It goes back from the update to what was
+proposed (`update_backward`) and to what the cell owes its neighbours (`content_backward`), collects what those owe the cell,
+with `step.adjoint_weights` (`collect`), and ends at the state (`speak_backward`). Beside these the gradients to the weights
+are added up over the samples, by `weighing`.
 `traffic.step_bytes` counts what this moves.
 In float32, products on the GPU are TF32, as XLA's are.
 
@@ -61,7 +62,7 @@ def _floats(**channels: int) -> dict[str, tuple]:
 
 
 def _acting(fires: Float[Array, "#d #h #w #batch 2"], plan: Plan) -> Firing:
-    """Not zero where some sample of a program of products fires: what such a program reads must have been written."""
+    """Not zero where some sample of a block fires: what a program of any kernel reads must have been written for all of it."""
     acts = fires[..., 1:]
     if acts.shape[3] == 1:
         return acts
@@ -87,7 +88,7 @@ def _beside(acts: Firing, around: tuple[Offset, ...], plan: Plan) -> Firing:
 
 
 def _listen(parameters: Parameters, state: Field, acts: Firing, plan: Plan) -> tuple[dict, dict]:
-    """What all cells say, and what those that act make of it."""
+    """What the cells beside one that fires say, and what those that act make of it."""
     kernel = parameters["message_kernel"]
     hidden, kind = kernel.shape[-1], kernel.dtype
     said, _ = launch(
@@ -237,13 +238,17 @@ def require(config: LatticeConfig, *, interpret: bool = False) -> None:
 
 
 def recomputes(config: LatticeConfig, grid: tuple[int, int, int], batch: int, steps: int) -> bool:
-    """Whether the gradient speaks and hears again, as `lattice.remat` says, for so many cells of this device and samples."""
+    """Whether the gradient speaks and hears again, as `lattice.remat` says, for so many cells of this device and samples.
+
+    By itself it does not where the device doesn't tell its memory.
+    """
     if config.remat != "automatic":
         return config.remat == "always"
+    rows, blocks = sample_blocks(batch)
     low = 4 if config.precision == "float32" else 2
     kept = 4 * (2 * (config.cell.visible + config.cell.memory) + config.cell.visible + 1) + 2 * low * hidden_width(config.cell)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    return math.prod(grid) * batch * steps * kept > _SHARE_OF_MEMORY * memory
+    return math.prod(grid) * rows * blocks * steps * kept > _SHARE_OF_MEMORY * memory
 
 
 def advance(

@@ -1,7 +1,8 @@
 """What a program of a GPU kernel computes for one cell and all samples: the gradients to its weights.
 
-Contract: as for `kernels`. They are products of a cell's values with the gradients to what it made of them, added up over some
-samples at a time; of a cell that acts for any sample both must have been written for all.
+Contract: as for `kernels`, where those to the step size and to the gate's scale are, which need no product. They are products
+of a cell's values with the gradients to what it made of them, added up over some samples at a time; of a cell that acts for
+any sample both must have been written for all.
 """
 
 import math
@@ -81,8 +82,8 @@ def _weigh_normalised(fields: dict, weights: dict, to_weights: dict, name: str, 
     to_weights[f"{name}_bias"][...] = _sum_over_samples(fields[f"to_{name}"], plan)
 
 
-def _contract(read: Callable[[pl.Slice], Rows], gradient: Rows, plan: Plan) -> Rows:
-    """The product over all samples of what is read and the gradient to it: [channel of the one, channel of the other]."""
+def _contract(read: Callable[[pl.Slice], Rows], gradient, plan: Plan) -> Rows:
+    """The product over all samples of what is read and the reference `gradient`: [channel of the one, channel of the other]."""
     rows = math.gcd(_MANY_ROWS, plan.batch)
 
     def some(block) -> Rows:
@@ -92,7 +93,9 @@ def _contract(read: Callable[[pl.Slice], Rows], gradient: Rows, plan: Plan) -> R
     return jax.lax.fori_loop(1, plan.batch // rows, lambda block, total: total + some(block), some(0))
 
 
-def _sum_over_samples(field: Rows, plan: Plan) -> Float[Array, " channel"]:
+def _sum_over_samples(field, plan: Plan) -> Float[Array, " channel"]:
+    """Of the reference `field`."""
+
     def add(block, total):
         return total + field[pl.Slice(block * _FEW_ROWS, _FEW_ROWS), :].astype(jnp.float32)
 
