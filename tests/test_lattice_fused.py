@@ -295,6 +295,7 @@ def test_on_a_gpu_the_kernels_are_as_near_to_float32_as_their_numbers(precision,
         (LatticeConfig(walls="reflect"), "gpu", "lattice.walls is 'reflect'"),
         (with_cell(LatticeConfig(), hidden=96), "gpu", "32 visible and 96 hidden"),
         (with_cell(LatticeConfig(), visible=8, memory=8), "gpu", "8 visible and 128 hidden"),
+        (with_cell(LatticeConfig(), visible=64, memory=64, hidden=512), "gpu", "64 visible and 512 hidden channels in float32"),
     ],
 )
 def test_what_the_kernels_cannot_run_is_refused_with_the_way_out(monkeypatch, config, backend, found):
@@ -311,6 +312,9 @@ def test_on_a_gpu_the_kernels_are_taken_wherever_they_can_run(monkeypatch):
     for precision in ("float32", "bfloat16"):
         assert devices.engine(LatticeConfig(precision=precision)) == "fused"
         assert devices.engine(LatticeConfig(precision=precision, walls="reflect")) == "scan"
+    wide = with_cell(LatticeConfig(), visible=64, memory=64, hidden=512)
+    assert devices.engine(wide) == "scan"
+    assert devices.engine(dataclasses.replace(wide, precision="bfloat16")) == "fused"
 
 
 @pytest.mark.parametrize(

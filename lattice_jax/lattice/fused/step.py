@@ -34,7 +34,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.lattice.cell import Parameters, hidden_width, shapes
 from lattice_jax.lattice.fused import kernels, weighing
 from lattice_jax.lattice.fused.kernels import Plan
-from lattice_jax.lattice.fused.launch import FEWEST_ROWS, launch, sample_blocks
+from lattice_jax.lattice.fused.launch import FEWEST_ROWS, SHAPES, launch, sample_blocks
 from lattice_jax.lattice.grid import Offset, seen
 from lattice_jax.lattice.step import Field, Firing, State, World, adjoint_weights
 
@@ -48,6 +48,8 @@ _MOVES = (*_PROPOSES, *_UPDATES)
 
 _SHARE_OF_MEMORY = 2 / 3
 """How much of a GPU may hold what the gradient keeps of the steps; weights, moments and gradients take the rest."""
+_ON_CHIP = 232_448
+"""Bytes that the programs of a multiprocessor share on a Hopper GPU."""
 _MOST_UNROLLED = 64
 """Steps; more are a loop, which compiles sooner."""
 
@@ -213,6 +215,18 @@ def _speak_backward(parameters: Parameters, fields: dict, plan: Plan) -> tuple[F
 _step.defvjp(_step_forward, _step_backward)
 
 
+def product_bytes(config: LatticeConfig) -> int:
+    """Bytes of a number that is multiplied."""
+    return 4 if config.precision == "float32" else 2
+
+
+def _most_on_chip(config: LatticeConfig) -> int:
+    """Bytes of the operands that a program of `speak` or of `weigh_moves`, which hold the most, has on the chip at once."""
+    inner, hidden = 2 * config.cell.visible, hidden_width(config.cell)
+    speaking, weighed = inner * (SHAPES["speak"].rows + hidden), weighing.MANY_ROWS * (inner + hidden)
+    return product_bytes(config) * max(speaking, weighed)
+
+
 def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, str] | None:
     """What keeps the kernels from running here, and what they need instead; None where nothing does."""
     widths = (config.cell.visible, hidden_width(config.cell))
@@ -225,9 +239,15 @@ def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, st
     if jax.default_backend() != "gpu":
         return f"the device is {jax.default_backend()}", "a GPU"
     if any(width < FEWEST_ROWS or width != pl.next_power_of_2(width) for width in widths):
-        found = "lattice.cell has {} visible and {} hidden channels".format(*widths)
-        return found, f"powers of two, {FEWEST_ROWS} or more, as the tensor cores take them"
+        return _told(config), f"powers of two, {FEWEST_ROWS} or more, as the tensor cores take them"
+    if (most := _most_on_chip(config)) > _ON_CHIP:
+        return _told(config), f"fewer, or lattice.precision bfloat16: operands take {most:,} bytes, a GPU has {_ON_CHIP:,}"
     return None
+
+
+def _told(config: LatticeConfig) -> str:
+    visible, hidden = config.cell.visible, hidden_width(config.cell)
+    return f"lattice.cell has {visible} visible and {hidden} hidden channels in {config.precision}"
 
 
 def require(config: LatticeConfig, *, interpret: bool = False) -> None:
@@ -245,8 +265,8 @@ def recomputes(config: LatticeConfig, grid: tuple[int, int, int], batch: int, st
     if config.remat != "automatic":
         return config.remat == "always"
     rows, blocks = sample_blocks(batch)
-    low = 4 if config.precision == "float32" else 2
-    kept = 4 * (2 * (config.cell.visible + config.cell.memory) + config.cell.visible + 1) + 2 * low * hidden_width(config.cell)
+    kept = 4 * (2 * (config.cell.visible + config.cell.memory) + config.cell.visible + 1)
+    kept += 2 * product_bytes(config) * hidden_width(config.cell)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
     return math.prod(grid) * rows * blocks * steps * kept > _SHARE_OF_MEMORY * memory
 

@@ -9,7 +9,7 @@ import math
 from lattice_jax.config import LatticeConfig
 from lattice_jax.lattice.cell import hidden_width, shapes
 from lattice_jax.lattice.fused.launch import sample_blocks
-from lattice_jax.lattice.fused.step import HEARS, SPEAKS
+from lattice_jax.lattice.fused.step import HEARS, SPEAKS, product_bytes
 
 
 def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, int]:
@@ -22,7 +22,7 @@ def step_bytes(config: LatticeConfig, batch: int, *, fused: bool) -> dict[str, i
     of what it read; a product's reads twice, once for each factor.
     """
     cells, visible, hidden = config.grid.cells, config.cell.visible, hidden_width(config.cell)
-    low = 4 if config.precision == "float32" else 2
+    low = product_bytes(config)
     sizes = {name: math.prod(shape) * (low if name.endswith("_kernel") else 4) for name, shape in shapes(config.cell).items()}
     weights, neighbours = sum(sizes.values()), sizes["perception"] + sizes["gate"]
     # Read; the adjoint neighbour weights made and read; the gradient written, then read and added to that of later steps.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lattice_jax.lattice.fused.kernels import Plan, Rows, Surroundings, multiply, normalising, pieces
 
-_FEW_ROWS, _MANY_ROWS = 16, 128
+_FEW_ROWS, MANY_ROWS = 16, 128
 """Samples that a program adds up, and multiplies, at a time."""
 _SUMS = 9
 """Sums over samples that a program holds at a time."""
@@ -84,7 +84,7 @@ def _weigh_normalised(fields: dict, weights: dict, to_weights: dict, name: str, 
 
 def _contract(read: Callable[[pl.Slice], Rows], gradient, plan: Plan) -> Rows:
     """The product over all samples of what is read and the reference `gradient`: [channel of the one, channel of the other]."""
-    rows = math.gcd(_MANY_ROWS, plan.batch)
+    rows = math.gcd(MANY_ROWS, plan.batch)
 
     def some(block) -> Rows:
         samples = pl.Slice(block * rows, rows)
