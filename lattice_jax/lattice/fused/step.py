@@ -229,7 +229,6 @@ def _most_on_chip(config: LatticeConfig) -> int:
 
 def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, str] | None:
     """What keeps the kernels from running here, and what they need instead; None where nothing does."""
-    widths = (config.cell.visible, hidden_width(config.cell))
     if config.sharing != "cell":
         return f"lattice.sharing is {config.sharing!r}", "weights of its own for every cell ('cell')"
     if config.walls not in ("zero", "periodic"):
@@ -238,16 +237,13 @@ def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, st
         return None
     if jax.default_backend() != "gpu":
         return f"the device is {jax.default_backend()}", "a GPU"
+    widths = config.cell.visible, hidden_width(config.cell)
+    found = "lattice.cell has {} visible and {} hidden channels in {}".format(*widths, config.precision)
     if any(width < FEWEST_ROWS or width != pl.next_power_of_2(width) for width in widths):
-        return _told(config), f"powers of two, {FEWEST_ROWS} or more, as the tensor cores take them"
+        return found, f"powers of two, {FEWEST_ROWS} or more, as the tensor cores take them"
     if (most := _most_on_chip(config)) > _ON_CHIP:
-        return _told(config), f"fewer, or lattice.precision bfloat16: operands take {most:,} bytes, a GPU has {_ON_CHIP:,}"
+        return found, f"fewer, or lattice.precision bfloat16: operands take {most:,} bytes, a GPU has {_ON_CHIP:,}"
     return None
-
-
-def _told(config: LatticeConfig) -> str:
-    visible, hidden = config.cell.visible, hidden_width(config.cell)
-    return f"lattice.cell has {visible} visible and {hidden} hidden channels in {config.precision}"
 
 
 def require(config: LatticeConfig, *, interpret: bool = False) -> None:
