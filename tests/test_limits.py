@@ -157,7 +157,7 @@ def test_what_stands_in_the_cubes_place_is_held_against_the_cube_with_the_best_r
         assert float(row["standard error"]) > 0
     baselines = list(beside(corpus, divisions))
     assert [row["in the cube's place"] for row in baselines] == [
-        f"baseline: {name}" for name in ("question", "shared ridge", "mlp", "mlp equal")
+        f"baseline: {name}" for name in ("question", "shared ridge", "kernel ridge", "mlp", "mlp equal")
     ]
     asked = [cosine_similarity(*sides.judged_on).mean() for sides in divisions]
     assert baselines[0]["similarity"] == pytest.approx(np.mean(asked), abs=1e-6)
