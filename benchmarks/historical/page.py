@@ -8,6 +8,8 @@ itself. A figure of several seeds is their mean ± standard deviation.
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+from lattice_jax.evaluation.verdict import CONTROLS, label
+
 CLAIM_BEFORE, CLAIM_AFTER = 0.385, 0.8981
 """What the earlier attempt reported, as cosines."""
 
@@ -19,19 +21,6 @@ SPACES = {
     "teacher": "**none: the teacher's space, frozen**",
 }
 """What the answers go through before they are compared."""
-
-BASELINES = {
-    "question": "the question itself",
-    "mean_answer": "the mean answer",
-    "ridge": "ridge regression",
-    "residual_ridge": "residual ridge",
-    "shared_ridge": "ridge around a share of the question",
-    "kernel_ridge": "kernel ridge",
-    "mlp": "MLP",
-    "mlp_equal": "MLP of the cube's size",
-    "shuffled": "the cube, shuffled",
-}
-"""What the cube is held against, in the teacher's own space."""
 
 
 def values(report: Mapping, space: str, name: str, *, shuffled: bool = False, before: bool = False) -> list[float]:
@@ -80,7 +69,7 @@ def _summary(report: Mapping, measured: Mapping[str, Mapping]) -> list[str]:
     raw, stacks = report["levels"]["raw"], report["levels"]["stacks"]
     ten, full = measured["ten_pairs"], measured["phase3"]
     base = full["baselines"]
-    strongest = max(BASELINES, key=lambda name: base[name]["similarity"])
+    strongest = max(base.keys() - CONTROLS, key=lambda name: base[name]["similarity"])
     return [
         "The earlier attempt reported that question-answer similarity rose from 38.5 % to 89.81 % on ten pairs: cosines of "
         f"{CLAIM_BEFORE} and {CLAIM_AFTER:.3f}. "
@@ -93,7 +82,7 @@ def _summary(report: Mapping, measured: Mapping[str, Mapping]) -> list[str]:
         f"wrong answers alone scores {after('shared_trained', 'similarity_to_right_answers', True)} there, against the right "
         f"ones. Measured honestly, this project's cube scores {full['held_out']['similarity']:.3f} on held-out questions, "
         f"where the question itself scores {base['question']['similarity']:.3f} and the strongest baseline, "
-        f"{BASELINES[strongest]}, {base[strongest]['similarity']:.3f}.",
+        f"{label(strongest)}, {base[strongest]['similarity']:.3f}.",
         "",
         "**The honest figures**, in the teacher's own space, frozen: on the ten pairs the best constant scores "
         f"{after('teacher', 'constant')} and the same cube {after('teacher', 'similarity')}. That is learning by heart: on "
@@ -233,11 +222,8 @@ def _own_figures(measured: Mapping[str, Mapping]) -> list[str]:
     def rows(run: Mapping) -> Iterator[list[str]]:
         shown = ("similarity", "recall_at_1", "mrr")
         yield ["**the cube**", interval(run["train"], "similarity"), *(interval(run["held_out"], name) for name in shown)]
-        for name, title in BASELINES.items():
-            if name not in run["baselines"]:  # of a run that is older than this baseline
-                continue
-            row = run["baselines"][name]
-            yield [title, interval(row["train"], "similarity"), *(interval(row, measure) for measure in shown)]
+        for name, row in run["baselines"].items():
+            yield [label(name), interval(row["train"], "similarity"), *(interval(row, measure) for measure in shown)]
 
     lines = ["## The project's own honest figures", ""]
     for name, run in measured.items():

@@ -90,7 +90,7 @@ def _torch_loss_and_gradients(case: Case, config: Config, text: Text, parameters
     from benchmarks.peers import torch_lattice
 
     device = _torch_device()
-    lattice = _module(case, config, parameters).to(device)
+    lattice = _module(case, config, parameters, device)
     fires = torch.tensor(masks(config, config.training.batch_size), device=device)
     loss = torch_lattice.objective(lattice, _tensors(batch, device), fires, torch_decoder(text, device), config.loss)
     loss.backward()
@@ -98,7 +98,7 @@ def _torch_loss_and_gradients(case: Case, config: Config, text: Text, parameters
 
 
 def _torch_device():
-    """The kind of device that JAX computes on, which multiplies float32 matrices as it does there: on a GPU as TF32."""
+    """The kind of device that JAX computes on."""
     import torch
 
     if jax.default_backend() != "gpu":
@@ -109,7 +109,6 @@ def _torch_device():
             expected="a build of PyTorch for this GPU",
             fix="install one, or measure the peers on the CPU with JAX_PLATFORMS=cpu",
         )
-    torch.set_float32_matmul_precision("high")
     return torch.device("cuda")
 
 
@@ -119,20 +118,22 @@ def _tensors(values: Mapping, device) -> dict:
     return {name: torch.tensor(np.asarray(value), device=device) for name, value in values.items()}
 
 
-def _module(case: Case, config: Config, parameters: Mapping[str, np.ndarray]):
-    """The peer of the case, with as many threads as the process has cores."""
+def _module(case: Case, config: Config, parameters: Mapping[str, np.ndarray], device):
+    """The peer of the case, with as many threads as the process has cores, and on a GPU with TF32 products, as JAX's are."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     if case.kind == "cell modules":
         from benchmarks.peers.per_cell_modules import CellModules
 
-        return CellModules(parameters, config.lattice)
+        return CellModules(parameters, config.lattice).to(device)
     from benchmarks.peers.torch_lattice import TorchLattice
 
     checkpoint = config.lattice.remat == "always"
     adjoint = case.kind == "torch adjoint"
-    return TorchLattice(parameters, config.lattice, case.kind == "torch compiled", checkpoint=checkpoint, adjoint=adjoint)
+    compiled = case.kind == "torch compiled"
+    return TorchLattice(parameters, config.lattice, compiled, checkpoint=checkpoint, adjoint=adjoint).to(device)
 
 
 def torch_decoder(text: Text, device) -> Callable:
@@ -164,7 +165,7 @@ def _torch_step(case: Case, text: Text) -> Callable[[int], float]:
     from benchmarks.peers import torch_lattice
 
     config, device = case.config, _torch_device()
-    lattice = _module(case, config, start_parameters(config)).to(device)
+    lattice = _module(case, config, start_parameters(config), device)
     optimizer = torch_lattice.make_optimizer(lattice, config.optimizer)
     tensors = _tensors(workload.make_batch(text, case.batch, config.seed), device)
     decode = torch_decoder(text, device)
