@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lattice_jax.config import Config, TrainingConfig
+from lattice_jax.edge_cases import measure_edge_cases
 from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
@@ -235,6 +236,8 @@ class Judgement(NamedTuple):
     baseline_choices: dict[str, dict]
     validation_baselines: dict[str, float]
     samples: list[dict]
+    edge_cases: dict
+    """The same questions asked in other wordings; empty where that is left out."""
 
 
 def judge_run(
@@ -273,12 +276,17 @@ def judge_run(
         seed=config.seed,
     )
     modes = {mode: measure(predicted, held_out.answers).as_dict() for mode, predicted in answered.items()}
+    edge_cases = {}
+    if settings.edge_questions:
+        said = partial(predict[configured], parameters)
+        edge_cases = measure_edge_cases(config, material, said, {name: row.predict for name, row in baselines.items()})
     return Judgement(
         judged,
         modes,
         {name: baseline.choices for name, baseline in baselines.items()},
         {name: baseline.validation_similarity for name, baseline in baselines.items()},
         read_samples(config, material, lattice.held_out),
+        edge_cases,
     )
 
 

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_jax import endurance, experiment, trial
+from lattice_jax import edge_cases, endurance, experiment, trial
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Stage
+from lattice_jax.corpus.wordings import WORDINGS
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.baselines import Pairs, fit_baselines
 from lattice_jax.evaluation.similarity import MEASURES, measure
@@ -146,6 +147,7 @@ def _of_judgement(config: Config, family: str, name: str) -> set[str]:
         **dict.fromkeys(("train", "held_out", "adapter_ceiling"), lambda: _within(family, _verdict())),
         "baselines": lambda: _choices() if ".choices." in name else _of_baselines(),
         "evaluation_modes": lambda: flatten({family: {mode: _measured() for mode in ("expected", "sampled")}}),
+        "edge_cases": lambda: _of_edge_cases(config),
         "emergence": lambda: _of_emergence(config),
         **dict.fromkeys(("pool", "recovery"), lambda: _within(family, _of_endurance(config))),
         "seconds_by_phase": lambda: (f"{family}.{phase}" for phase in (*_PHASES, *observation)),
@@ -190,6 +192,18 @@ def _choices() -> dict[str, float]:
     """What the fits tell of themselves; they take some seconds, so they are asked for only where a criterion speaks of it."""
     fitted = fit_baselines(_made_up(4), _made_up(4), parameters=1, operation_budget=0.0)
     return flatten({"baselines": {name: {"choices": baseline.choices} for name, baseline in fitted.items()}})
+
+
+@functools.lru_cache(maxsize=8)
+def _of_edge_cases(config: Config) -> dict[str, float]:
+    """Names from the comparison itself, of made-up answers."""
+    if not config.evaluation.edge_questions:
+        return {}
+    answers = _made_up(2).answers
+    said = dict.fromkeys((edge_cases.AS_WRITTEN, *WORDINGS, edge_cases.ANOTHER_QUESTION), answers)
+    others = dict.fromkeys(baseline_names(), said)
+    found = edge_cases.compare_wordings(said, said, others, answers, config.evaluation, seed=0)
+    return flatten({"edge_cases": {"questions": 2, "wordings": found}})
 
 
 def _of_emergence(config: Config) -> set[str]:

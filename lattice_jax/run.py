@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lattice_jax import adaptation, endurance, experiment, observation
+from lattice_jax import adaptation, edge_cases, endurance, experiment, observation
 from lattice_jax.commandline import read_config_record, record_config, require_different, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
@@ -280,7 +280,8 @@ def _verdict_figures(judgement: experiment.Judgement) -> dict:
     for name, choices in judgement.baseline_choices.items():
         figures["baselines"][name]["choices"] = choices
         figures["baselines"][name]["validation_similarity"] = judgement.validation_baselines[name]
-    return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples}
+    asked_otherwise = {"edge_cases": judgement.edge_cases} if judgement.edge_cases else {}
+    return figures | {"evaluation_modes": judgement.evaluation_modes, "samples": judgement.samples, **asked_otherwise}
 
 
 def _endurance_figures(
@@ -354,7 +355,7 @@ def _write_report(page, workdir: Path, step: int, console: Console) -> None:
 
 
 def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:
-    """Samples to read, what emerged where it was observed, and the verdict."""
+    """Samples to read, answers to other wordings, what emerged where it was observed, and the verdict."""
     console.print()
     for number, sample in enumerate(judgement.samples, start=1):
         best = sample["nearest"][0]
@@ -362,6 +363,9 @@ def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> N
         console.print(f"[bold]{number}. {escape(sample['question'])}[/]  {mark}, {best['similarity']:.3f}", highlight=False)
         console.print(f"   {best['answer'][:160]}", highlight=False, overflow="ellipsis", no_wrap=True, markup=False)
     console.print()
+    if judgement.edge_cases:
+        console.print(edge_cases.render(judgement.edge_cases))
+        console.print()
     if "emergence" in summary:
         console.print(observation.render(summary["emergence"]))
         console.print()

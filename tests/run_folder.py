@@ -127,6 +127,7 @@ def summary(similarity: float) -> dict:
                 "nearest": [{"answer": "An R&D <b>joke</b>.", "similarity": 0.71, "right": True}],
             }
         ],
+        "edge_cases": {"questions": 2, "wordings": {name: wording(name) for name in ("as_written", "upper_case")}},
         "steps": 20,
         "best_step": 10,
         "seconds": 90.0,
@@ -137,6 +138,21 @@ def summary(similarity: float) -> dict:
         "devices": "2 x cpu",
         "engine": "native",
         "pairs": {"train": 92, "validation": 12, "held_out": 40},
+    }
+
+
+def wording(name: str) -> dict:
+    """What becomes of answers to one wording; the same in each."""
+    return {
+        "example": f"{name}: what is <script>alert(1)</script>?",
+        "heard": 0.93,
+        "agreement": 0.87,
+        "similarity": 0.54,
+        "change": -0.02,
+        "change_interval": [-0.04, 0.01],
+        "recall_at_1": 0.5,
+        "mrr": 0.61,
+        "baselines": {"question": {"similarity": 0.5, "mrr": 0.72}, "kernel_ridge": {"similarity": 0.66, "mrr": 0.7}},
     }
 
 

@@ -45,7 +45,7 @@ SECTIONS = [
         "endurance",
         "samples",
     ),
-    *("alerts", "configuration", "repeat"),
+    *("edge-cases", "alerts", "configuration", "repeat"),
 ]
 
 

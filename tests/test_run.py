@@ -97,6 +97,20 @@ def test_the_run_learned(whole):
     assert found["held_out"]["similarity"] > found["baselines"]["shuffled"]["similarity"] + 0.1
 
 
+def test_held_out_questions_are_asked_in_other_wordings_too(whole):
+    found = summary(whole)
+    wordings = found["edge_cases"]["wordings"]
+    assert found["edge_cases"]["questions"] == found["pairs"]["held_out"]
+    as_written, question = wordings["as_written"], wordings["as_written"]["baselines"]["question"]
+    for name in ("similarity", "mrr", "recall_at_1"):
+        assert as_written[name] == pytest.approx(found["held_out"][name], abs=1e-6)
+    for name in ("similarity", "mrr"):
+        assert question[name] == pytest.approx(found["baselines"]["question"][name], abs=1e-6)
+    assert wordings["upper_case"]["heard"] == pytest.approx(1, abs=1e-6), "this teacher reads no capitals"
+    assert wordings["without_punctuation"]["agreement"] > 0.9 > wordings["typos"]["agreement"]
+    assert "Asked otherwise" in (whole / "report.html").read_text()
+
+
 def test_losses_are_logged_raw_and_weighted(whole):
     row = metrics(whole)[-1]
     weighted = [row[f"weighted_{name}"] for name in ("surface_reconstruction", "internal_consistency", "dialogue_similarity")]

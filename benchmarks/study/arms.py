@@ -62,6 +62,7 @@ OBSERVED = {
     "emergence.probe_questions": 60,
     "emergence.untrained_cubes": 3,
     "pool.questions": 0,
+    "evaluation.edge_questions": 0,
 }
 """What of every arm is observed: all metrics, on fewer questions and cubes than of a single run."""
 

@@ -31,6 +31,8 @@ POOL_METRICS = {
     "age": "How often the states that were drawn have been through the cube before",
     "steps": "Lattice steps of the pass, where the horizon is random",
 }
+_EXAMPLE = 19
+"""Letters of a question that fit its column."""
 FAR_FROM_NULL = 2.0
 """Standard deviations of the null model beyond which a metric is marked."""
 
@@ -148,6 +150,7 @@ def _reading(run: Run) -> list[Section]:
             kind="samples" if samples else "",
             absent="" if samples else "Written when the run ends.",
         ),
+        _edge_cases((run.summary or {}).get("edge_cases")),
         Section("alerts", "Alerts", kind="alerts" if run.alerts else "", absent="" if run.alerts else found),
     ]
 
@@ -182,7 +185,7 @@ def _verdict_table(summary: Mapping) -> Table:
             with_interval(row, "mrr"),
             f"{row['recall_at_1']:.3f}",
             f"{row['recall_at_5']:.3f}",
-            f"{row['gain']:+.3f} [{row['gain_interval'][0]:+.3f}, {row['gain_interval'][1]:+.3f}]" if "gain" in row else "",
+            _signed(row["gain"], row["gain_interval"]) if "gain" in row else "",
             f"{training[name]['similarity']:.3f}",
         )
         for name, row in rows.items()
@@ -216,6 +219,50 @@ def _emergence_table(emergence: Mapping[str, Mapping]) -> Table:
     near = [place for place, figures in enumerate(emergence.values()) if abs(figures.get("z") or 0) <= FAR_FROM_NULL]
     columns = ("metric", "value", "null model", "z", "untrained", "which null", "definition", "range")
     return Table(columns, rows, quiet=near)
+
+
+def _edge_cases(edge_cases: Mapping | None) -> Section:
+    """The same questions asked in other wordings."""
+    if not edge_cases:
+        absent = "Measured when a run ends, on --config.evaluation.edge-questions held-out questions."
+        return Section("edge-cases", "Asked otherwise", absent=absent)
+    wordings: Mapping[str, Mapping] = edge_cases["wordings"]
+    *_, regression = (name for name in wordings["as_written"]["baselines"] if name.endswith("ridge"))
+    rows = [
+        (
+            spelled(name),
+            f"{row['heard']:.3f}",
+            f"{row['agreement']:.3f}",
+            f"{row['similarity']:.3f}",
+            "" if name == "as_written" else _signed(row["change"], row["change_interval"]),
+            f"{row['mrr']:.3f}",
+            f"{row['baselines']['question']['mrr']:.3f}",
+            f"{row['baselines'][regression]['similarity']:.3f}",
+            row["example"] if len(row["example"]) <= _EXAMPLE else f"{row['example'][:_EXAMPLE]}…",
+        )
+        for name, row in wordings.items()
+    ]
+    table = Table(
+        (
+            "wording",
+            "question heard",
+            "agreement",
+            "similarity",
+            "change",
+            "MRR",
+            f"MRR, {label('question')}",
+            f"similarity, {label(regression)}",
+            "the first one",
+        ),
+        rows,
+        strong=[0],
+        quiet=[place for place, name in enumerate(wordings) if name == "another_question"],
+        caption="Question heard: cosine of the teacher's embedding with that of the question as written. Agreement: cosine of "
+        "the cube's answers with those to the questions as written. Change: of the similarity, paired. The last row scores "
+        "every answer as if it had been given to another question: the similarity left there takes no understanding.",
+    )
+    lead = f"{edge_cases['questions']} held-out questions in other wordings, and what becomes of the answers."
+    return Section("edge-cases", "Asked otherwise", lead=lead, table=table)
 
 
 def _figures_of_the_run(run: Run) -> Table:
@@ -268,6 +315,11 @@ def with_interval(row: Mapping, measure: str) -> str:
     """A figure with its interval, as text."""
     low, high = row[f"{measure}_interval"]
     return f"{row[measure]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _signed(difference: float, interval: Sequence[float]) -> str:
+    """A difference with its interval, in one line."""
+    return f"{difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def rounded(value: float | None) -> str:
