@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from threadpoolctl import threadpool_limits
 
 from lattice_jax.config import Config, TrainingConfig
 from lattice_jax.edge_cases import measure_edge_cases
@@ -23,7 +24,8 @@ from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
 from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
-from lattice_jax.lattice.emergence.observe import on_one_device, stepped, trajectory
+from lattice_jax.lattice.emergence.observe import follow, on_one_device, stepped
+from lattice_jax.lattice.emergence.specialisation import groups_of
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base
@@ -99,15 +101,24 @@ def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[i
         yield start
 
 
-def make_observer(config: Config, codec: Codec, questions: np.ndarray) -> Callable[[dict], dict[str, float]]:
-    """Parameters to the cheap emergence metrics of a few questions, as `emergence/<metric>`."""
-    lattice = stepped(config.lattice)
-    where = emergence.setting(lattice, config.emergence, config.seed)
-    codes = np.asarray(codec.encode_questions(jnp.asarray(questions[: config.emergence.questions])))
+def make_observer(config: Config, codec: Codec, shown: np.ndarray, known: np.ndarray) -> Callable[[dict], dict[str, float]]:
+    """Parameters to the emergence metrics that are followed, as `emergence/<metric>`.
 
+    `shown` [n, d] are questions whose first few have their passes watched, `known` [m, d] those of the training pairs, by
+    which specialisation is measured: some, spread over all, in topics that are the same at every look.
+    """
+    settings, lattice = config.emergence, stepped(config.lattice)
+    where = emergence.setting(lattice, settings, config.seed)
+    rows = np.linspace(0, len(known) - 1, min(settings.followed_questions, len(known))).astype(int)
+    labels = groups_of(known[rows], clusters=min(settings.topics, max(1, len(rows) // 2)), seed=config.seed)
+    few, many = (np.asarray(codec.encode_questions(jnp.asarray(side))) for side in (shown[: settings.questions], known[rows]))
+    key = jax.random.key(config.seed)
+
+    @threadpool_limits.wrap(limits=1)  # as `observation.observe_run`
     def observe(parameters: dict) -> dict[str, float]:
-        passes = trajectory(on_one_device(parameters, lattice), codes, lattice)
-        return {f"emergence/{name}": value for name, value in emergence.cheap_values(passes, where).items()}
+        cells = on_one_device(parameters, lattice)
+        seen = follow(cells, few, many, labels, config=lattice, settings=settings, seed=config.seed, key=key)
+        return {f"emergence/{name}": value for name, value in emergence.values(seen, where).items()}
 
     return observe
 
@@ -148,7 +159,7 @@ def fit_cube(
     optimizer = cube_optimizer(config)
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh, base=base)
-    observe = make_observer(config, codec, validation.questions)
+    observe = make_observer(config, codec, validation.questions, train.questions)
     select_by = config.training.select_by
 
     def validate(parameters: dict) -> dict[str, float]:

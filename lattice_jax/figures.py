@@ -27,7 +27,7 @@ from lattice_jax.evaluation.verdict import CONTROLS, LABELS, BothSides, judge
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Adapter, Codec
 from lattice_jax.lattice.emergence.dynamics import plain
-from lattice_jax.lattice.emergence.metrics import CHEAP, METRICS
+from lattice_jax.lattice.emergence.metrics import FOLLOWED, METRICS
 from lattice_jax.lattice.emergence.nulls import Comparison
 from lattice_jax.training.objectives import answer_from_pool, answer_questions
 
@@ -107,7 +107,7 @@ def _rows(config: Config) -> list[dict[str, float]]:
     training, settings = config.training, config.emergence
     sides = ("validation", "training") if training.select_by == "training" else ("validation",)
     look = {f"{side}_{name}": 0.0 for side in sides for name in ("similarity", "mrr")} | {"validation_spread": 0.0}
-    observed = {f"emergence/{name}": 0.0 for name in CHEAP} if settings.every else {}
+    observed = {f"emergence/{name}": 0.0 for name in FOLLOWED} if settings.every else {}
     always = all(settings.due(step, training) for step in experiment.look_steps(training, 0, fresh=True))
     step = dict.fromkeys(step_metrics(config), 0.0)
     return [{"step": 0, **look, **(observed if always else {})}, {"step": 1, **step, **look, **observed}]

@@ -143,9 +143,10 @@ def test_what_emerged_is_held_against_its_null_models(whole):
 
 
 def test_emergence_is_followed_while_the_cube_learns(whole):
-    followed = {row["step"]: row["emergence/front_speed"] for row in metrics(whole) if "emergence/front_speed" in row}
-    assert list(followed) == [0, 12]
-    assert followed[0] != followed[12]
+    for name in ("front_speed", "topic_selectivity", "perturbation_growth"):
+        followed = {row["step"]: row[f"emergence/{name}"] for row in metrics(whole) if f"emergence/{name}" in row}
+        assert list(followed) == [0, 12]
+        assert followed[0] != followed[12], name
 
 
 def test_one_seed_gives_identical_metrics(whole, tmp_path):

@@ -8,15 +8,18 @@ from lattice_jax.config.learning import TrainingConfig
 
 @dataclass(frozen=True)
 class EmergenceConfig:
-    """Emergence metrics: a few while the cube learns, all of them when the run has ended."""
+    """Emergence metrics: some while the cube learns, all of them when the run has ended."""
 
     every: int = 20
-    """Training steps between two measurements of the cheap metrics on validation questions, each at the next look at the
-    validation pairs (training.evaluate_every); 0 measures at the end of the run alone."""
+    """Training steps between two measurements of the metrics that take passes alone, each at the next look at the validation
+    pairs (training.evaluate_every); 0 measures at the end of the run alone."""
     at_end: bool = True
     """Measure everything when the run has ended, on the best parameters."""
     questions: int = 8
-    """Held-out questions whose passes are stored step by step, and validation questions of the cheap metrics."""
+    """Held-out questions whose passes are stored step by step, and validation questions that are watched while the cube
+    learns."""
+    followed_questions: int = 48
+    """Training questions, at most, spread over all, by whose responses specialisation is followed while the cube learns."""
     probe_questions: int = 160
     """Training and held-out questions, at most, that probes and topics are about; a third or less held out."""
     topics: int = 6
@@ -40,6 +43,7 @@ class EmergenceConfig:
         require(self.every >= 0, "emergence.every", self.every, "0 (at the end alone) or a number of steps")
         for name, least in (
             ("questions", 2),
+            ("followed_questions", 4),
             ("probe_questions", 6),
             ("topics", 2),
             ("clusters", 2),
@@ -52,7 +56,7 @@ class EmergenceConfig:
             require(getattr(self, name) >= least, f"emergence.{name}", getattr(self, name), f"at least {least}")
 
     def due(self, step: int, training: TrainingConfig) -> bool:
-        """Whether the cheap metrics are measured at this look at the validation pairs: at the first look, the last one, and the
+        """Whether metrics are measured at this look at the validation pairs: at the first look, the last one, and the
         first at or after every multiple of `every`."""
         if not self.every:
             return False

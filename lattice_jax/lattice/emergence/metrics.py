@@ -1,8 +1,8 @@
 """The table of all metrics: what each is, what it is computed from, and the null model that it is held against.
 
 Contract: `METRICS` is the whole list, in the order in which people read it. A metric is one number of an `Observation`; the
-sources are named where the functions are defined. `cheap` metrics need nothing but the passes of a few questions and are also
-followed while the cube learns.
+sources are named where the functions are defined. `FOLLOWED` ones need nothing but passes and are also taken while the cube
+learns.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from lattice_jax.config import EmergenceConfig, LatticeConfig
 from lattice_jax.lattice.emergence import coherence, criticality, information, nulls, specialisation, stability
 from lattice_jax.lattice.emergence.influence import agreement, concentration
-from lattice_jax.lattice.emergence.observe import Observation
+from lattice_jax.lattice.emergence.observe import Followed, Observation
 
 SETTLED = 0.1
 """Change of the state in one step, by its size, below which the cube counts as settled; the full cube of 16 steps changes by
@@ -71,7 +71,6 @@ class Metric(NamedTuple):
     definition: str
     range: str
     """With the unit, where there is one."""
-    cheap: bool = False
     drift: Callable[..., float] | None = None
     """What `measure` takes -> how far the value still moves, where it is the limit of a series."""
 
@@ -125,7 +124,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_CELLS,
         "spatial autocorrelation of the last state over 26 neighbours (Moran's I)",
         "-1 to 1; -1/(cells - 1) without order",
-        cheap=True,
     ),
     "morans_i_6": Metric(
         _morans_i_6,
@@ -133,7 +131,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_CELLS,
         "spatial autocorrelation of the last state over 6 neighbours (Moran's I)",
         "-1 to 1; -1/(cells - 1) without order",
-        cheap=True,
     ),
     "axial_coherence": Metric(
         _axial_coherence,
@@ -141,7 +138,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_CELLS,
         "correlation of a cell's last state with that of the cell ahead, along the signal",
         "-1 to 1",
-        cheap=True,
     ),
     "lateral_coherence": Metric(
         _lateral_coherence,
@@ -149,7 +145,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_IN_LAYERS,
         "correlation of a cell's last state with those of its 8 neighbours in the same layer",
         "-1 to 1",
-        cheap=True,
     ),
     "temporal_consistency": Metric(
         _mean(lambda trajectory, _: stability.temporal_consistency(trajectory)),
@@ -157,7 +152,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_TIME,
         "cosine of the cube's state and its state one step later, mean over the pass",
         "-1 to 1",
-        cheap=True,
     ),
     "temporal_autocorrelation": Metric(
         _mean(lambda trajectory, _: stability.temporal_autocorrelation(trajectory[1:])),
@@ -165,7 +159,6 @@ METRICS: Mapping[str, Metric] = {
         SHUFFLED_TIME,
         "autocorrelation of cells over time at a lag of one step, about each cell's mean",
         "-1 to 1; -1/steps without order",
-        cheap=True,
     ),
     "settling_time": Metric(
         _mean(lambda trajectory, _: stability.settling_time(trajectory, SETTLED)),
@@ -173,7 +166,6 @@ METRICS: Mapping[str, Metric] = {
         UNTRAINED,
         f"first step from which on every step changes the state by less than {SETTLED:.0%} of its size",
         "1 to steps + 1 (not settled), in steps",
-        cheap=True,
     ),
     "front_speed": Metric(
         _front_speed,
@@ -181,7 +173,6 @@ METRICS: Mapping[str, Metric] = {
         UNTRAINED,
         f"distance of a layer by the time at which it has {ARRIVED:.0%} of its signal, mean over layers",
         "above 0, in layers a step; light travels 1",
-        cheap=True,
     ),
     "topic_selectivity": Metric(
         lambda labels, responses, _: float(specialisation.selectivity(responses, labels).mean()),
@@ -271,23 +262,18 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 
-CHEAP = tuple(name for name, metric in METRICS.items() if metric.cheap)
+FOLLOWED = tuple(name for name, metric in METRICS.items() if {*metric.reads} <= {"final", *Followed._fields})
+"""Metrics that are taken while the cube learns, too."""
 
 
-def values(observation: Observation, where: Setting) -> dict[str, float]:
+def values(observation: Observation | Followed, where: Setting) -> dict[str, float]:
     """Every metric whose arrays were observed."""
     found = {}
     for name, metric in METRICS.items():
-        arrays = [getattr(observation, field) for field in metric.reads]
+        arrays = [getattr(observation, field, None) for field in metric.reads]
         if all(array is not None for array in arrays):
             found[name] = metric.measure(*arrays, where)
     return found
-
-
-def cheap_values(trajectory: np.ndarray, where: Setting) -> dict[str, float]:
-    """The metrics that are followed while the cube learns, from a few passes alone."""
-    arrays = {"trajectory": trajectory, "final": trajectory[-1]}
-    return {name: METRICS[name].measure(*(arrays[field] for field in METRICS[name].reads), where) for name in CHEAP}
 
 
 def compared(

@@ -78,6 +78,22 @@ class Observation(NamedTuple):
         return self.trajectory[-1]
 
 
+class Followed(NamedTuple):
+    """What was seen of a cube at a look while it learns: what takes passes alone, under the names of an `Observation`."""
+
+    trajectory: Float[np.ndarray, "time layer row column question channel"]
+    responses: Float[np.ndarray, "layer row column probed channel"]
+    labels: Int[np.ndarray, " probed"]
+    topic: Int[np.ndarray, "layer row column"]
+    growth: Float[np.ndarray, "time question"]
+    response_groups: Groups
+
+    @property
+    def final(self) -> Float[np.ndarray, "layer row column question channel"]:
+        """The last state."""
+        return self.trajectory[-1]
+
+
 def stepped(config: LatticeConfig) -> LatticeConfig:
     """The same cube, as `dynamics` steps it: by the compiled engine where that is in use, else as `dynamics.plain`."""
     return dataclasses.replace(config, engine="native") if devices.engine(config) == "native" else dynamics.plain(config)
@@ -91,9 +107,42 @@ def on_one_device(parameters: Parameters, config: LatticeConfig) -> Parameters:
 def trajectory(
     parameters: Parameters, codes: Float[np.ndarray, "question size"], config: LatticeConfig
 ) -> Float[np.ndarray, "time layer row column question channel"]:
-    """The passes of a few questions, layers from the input face on: all that the cheap metrics need."""
+    """The passes of a few questions, layers from the input face on."""
     passes = np.asarray(dynamics.record(parameters, jnp.asarray(codes), config=config).trajectory)
     return orientation.turned(passes, config, first=1)
+
+
+def disturbed(codes: Float[np.ndarray, "question size"], key: Key[Array, ""]) -> Float[np.ndarray, "question size"]:
+    """The codes with a small random difference to each."""
+    noise = np.asarray(draw.normal(key, codes.shape))
+    sizes = np.linalg.norm(codes, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    return codes + PERTURBATION * sizes * noise
+
+
+def follow(
+    parameters: Parameters,
+    shown: Float[np.ndarray, "question size"],
+    probed: Float[np.ndarray, "probed size"],
+    labels: Int[np.ndarray, " probed"],
+    *,
+    config: LatticeConfig,
+    settings: EmergenceConfig,
+    seed: int,
+    key: Key[Array, ""],
+) -> Followed:
+    """What the metrics read that are followed, in two passes: a few questions step by step, and many to their end."""
+    both = trajectory(parameters, np.concatenate([shown, disturbed(shown, key)]), config)
+    passes, others = np.split(both, 2, axis=4)
+    responses = orientation.turned(np.asarray(dynamics.last_visible(parameters, jnp.asarray(probed), config=config)), config)
+    features = specialisation.response_features(responses)
+    return Followed(
+        trajectory=passes,
+        responses=responses,
+        labels=labels,
+        topic=specialisation.preferred_topic(responses, labels),
+        growth=criticality.perturbation_growth(passes, others),
+        response_groups=specialisation.grouped(features, clusters=settings.clusters, seed=seed),
+    )
 
 
 def observe(
@@ -111,9 +160,7 @@ def observe(
     perturb_key, probe_key, exponent_key = jax.random.split(key, 3)
     shown = jnp.asarray(inputs.shown)
     passes = trajectory(parameters, inputs.shown, config)
-    noise = draw.normal(perturb_key, shown.shape)
-    noise *= PERTURBATION * jnp.linalg.norm(shown, axis=1, keepdims=True) / jnp.linalg.norm(noise, axis=1, keepdims=True)
-    disturbed = trajectory(parameters, np.asarray(shown + noise), config)
+    others = trajectory(parameters, disturbed(inputs.shown, perturb_key), config)
 
     responded = dynamics.respond(parameters, jnp.asarray(inputs.probed), config=config)
     responses, likeness = turned(np.asarray(responded.final)), np.asarray(responded.likeness)
@@ -150,7 +197,7 @@ def observe(
         question_at_output=question_read[:, -1],
         answer_at_output=answer_read[:, -1],
         layer_similarity=information.layer_similarity(likeness[-1, :layers]),
-        growth=criticality.perturbation_growth(passes, disturbed),
+        growth=criticality.perturbation_growth(passes, others),
         transient=transient,
         separation=counted,
         influence_gradient=turned(gradient),
