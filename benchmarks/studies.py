@@ -3,7 +3,7 @@
 
 Every arm is the main job with a few settings changed, trained once a seed. Run again, it goes on where it was. Arms are
 compared by the validation pairs; figures on held-out pairs are shown when every arm has ended, and decide nothing.
-Writes benchmarks/results/studies.json and studies.md with --write.
+Writes benchmarks/results/studies.json and studies.md with --write; --render writes the page anew from the former.
 """
 
 import sys
@@ -31,6 +31,7 @@ from lattice_jax.commandline import OF_THE_MACHINE, clear_errors, load_config, r
 from lattice_jax.config import Config  # noqa: E402
 from lattice_jax.config.overrides import with_settings  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
+from lattice_jax.records import read_record  # noqa: E402
 from lattice_jax.run import SUMMARY  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,6 +55,8 @@ class Studies:
     """Keep every run's parameters (a gigabyte each at full size), not only its figures."""
     write: bool = False
     """Write benchmarks/results/studies.json and studies.md."""
+    render: bool = False
+    """Write studies.md anew from studies.json; nothing is trained."""
 
 
 def chosen(only: tuple[str, ...]) -> list[Arm]:
@@ -86,6 +89,12 @@ def train(arm: Arm, config: Config, arguments: Studies, console: Console) -> dic
     return found
 
 
+def render() -> None:
+    """The page of the figures that were written."""
+    stored = read_record(RESULTS / "studies.json", {"command": str, "arms": list}, expected="figures of the studies")
+    (RESULTS / "studies.md").write_text(markdown(stored["arms"], stored["command"]))
+
+
 def require_same(folder: Path, config: Config, seeds: tuple[int, ...], found: dict) -> None:
     """Refuse an arm that was trained otherwise than it is now described."""
     then = [member["seed"] for member in found["members"]]
@@ -97,6 +106,9 @@ def require_same(folder: Path, config: Config, seeds: tuple[int, ...], found: di
 
 with clear_errors():
     arguments = tyro.cli(Studies, args=sys.argv[1:], description=__doc__)
+    if arguments.render:
+        render()
+        sys.exit()
     console, base = Console(), load_config(arguments.config)
     if arguments.steps:
         base = with_settings(base, {"training.steps": arguments.steps})

@@ -27,7 +27,7 @@ from lattice_jax.records import flat, read_record
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
 
-CONFIG_RECORD = "config.json"
+CONFIG_RECORD, TRIAL_RECORD = "config.json", "trial.json"
 _ROOMS = ("corpus", "teacher", "adapter", "lattice", "loss", "optimizer", "training", "evaluation")
 _SETTINGS = {"seed": int, **dict.fromkeys(_ROOMS, dict)}
 """What every version has recorded of a run; a setting that came later has its start value where a record lacks it."""
@@ -190,7 +190,10 @@ def _free_folder(name: str) -> Path:
 
 
 def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
-    """Write `config.json`, or, to resume, refuse settings that differ from those written there."""
+    """Write `config.json`, or, to resume, refuse settings that differ from those written there.
+
+    A trial that had ended, and now goes on to be judged, has not ended any more.
+    """
     path = workdir / CONFIG_RECORD
     if not resume:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -201,6 +204,7 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
         path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
         return
     require_recorded(config, workdir)
+    (workdir / TRIAL_RECORD).unlink(missing_ok=True)
 
 
 def require_recorded(config: Config, workdir: Path, *, but: tuple[str, ...] = ()) -> None:

@@ -91,7 +91,7 @@ def search(
     optuna = _optuna()
     _record(config, wanted, workdir, resume=resume)
     study = _study(workdir / DATABASE, optuna, resume=resume)
-    _give_up_what_was_cut_off(study)
+    _give_up_what_was_cut_off(study, workdir)
     shared = trial.Shared(workdir / "adapters", console)
     while (ended := _ended(study)) < trials:
         study.sampler = optuna.samplers.TPESampler(seed=config.seed + ended, n_startup_trials=_STARTUP_TRIALS)
@@ -187,9 +187,14 @@ def _ended(study: Any) -> int:
     return sum(one.state is not _states().FAIL or "reason" in one.user_attrs for one in ended)
 
 
-def _give_up_what_was_cut_off(study: Any) -> None:
+def _give_up_what_was_cut_off(study: Any, workdir: Path) -> None:
     for left in study.get_trials(states=[_states().RUNNING]):
         study.tell(left.number, state=_states().FAIL)
+        trial.record_end(_folder(workdir, left), "cut off and given up")
+
+
+def _folder(workdir: Path, one: Any) -> Path:
+    return workdir / f"trial-{one.number:04d}"
 
 
 def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: trial.Shared, console: Console) -> None:
@@ -198,7 +203,7 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
 
     asked = study.ask()
     changes = {dimension.name: _suggest(asked, dimension) for dimension in wanted.dimensions}
-    folder = workdir / f"trial-{asked.number:04d}"
+    folder = _folder(workdir, asked)
     shutil.rmtree(folder, ignore_errors=True)
     suggested = ", ".join(f"{name} = {_told(value)}" for name, value in changes.items())
     console.rule(escape(f"trial {asked.number}: {suggested}"), align="left")
@@ -208,11 +213,13 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
         trained = trial.train(changed, folder, shared, resume=False, on_look=looks)
     except optuna.TrialPruned:
         study.tell(asked, state=_states().PRUNED)
+        trial.record_end(folder, "pruned")
         console.print("[dim]pruned: behind the others[/]")
     except InputError as error:
         # Settings that contradict each other, or that diverge, are a result of the search and recorded as one.
         asked.set_user_attr("reason", error.found)
         study.tell(asked, state=_states().FAIL)
+        trial.record_end(folder, f"given up: {error.found}")
         console.print(f"[yellow]{'diverged' if isinstance(error, NonFiniteLoss) else 'not possible'}[/]: {escape(error.found)}")
     else:
         asked.set_user_attr("steps", trained.result.step)
@@ -240,13 +247,13 @@ def _keep_the_best(study: Any, workdir: Path) -> None:
     best = study.best_trial.number if study.best_trials else None
     for one in study.get_trials(deepcopy=False):
         if one.number != best:
-            shutil.rmtree(workdir / f"trial-{one.number:04d}" / "checkpoints", ignore_errors=True)
-            shutil.rmtree(workdir / f"trial-{one.number:04d}" / "adapter", ignore_errors=True)
+            shutil.rmtree(_folder(workdir, one) / "checkpoints", ignore_errors=True)
+            shutil.rmtree(_folder(workdir, one) / "adapter", ignore_errors=True)
 
 
 def _judge(best: Any, workdir: Path, console: Console) -> dict[str, Any]:
     """The only look at the held-out pairs."""
-    folder = workdir / f"trial-{best.number:04d}"
+    folder = _folder(workdir, best)
     console.rule(f"trial {best.number} is the best on the validation pairs; now it is judged", align="left")
     return run.train(read_config_record(folder), folder, resume=True, console=console)
 

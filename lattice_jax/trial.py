@@ -3,7 +3,7 @@
 Contract: `train` leaves the folder of a run in which all but the verdict is there; `run.train(resume=True)` on that folder
 finds nothing left to train and judges it on the held-out pairs. Until then these can't play a part, for their embeddings are
 not numbers (`blinded`): any use of them raises. Embeddings and adapters are shared between trials whose settings ask for the
-same ones.
+same ones. `trial.json` says how a trial has ended; until then, and while it is judged, there is none.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from lattice_jax import adaptation, experiment
-from lattice_jax.commandline import read_config_record, record_config, use_devices
+from lattice_jax.commandline import CONFIG_RECORD, TRIAL_RECORD, read_config_record, record_config, use_devices
 from lattice_jax.config import Config, LatticeConfig
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
@@ -145,7 +145,17 @@ def train(
         _begin_from(start, config, workdir, mesh)
     base = experiment.answer_base(config, material)
     result = experiment.fit_cube(config, material, codec, base, workdir, mesh, on_look)
+    record_end(workdir, "trained and not judged")
     return Trial(config, material, codec, base, result, time.perf_counter() - began)
+
+
+def record_end(workdir: Path, outcome: str) -> None:
+    """Leave in a trial's folder how it has ended, for whoever watches it; nothing where it had not begun."""
+    if not (workdir / CONFIG_RECORD).is_file():
+        return
+    temporary = workdir / f"{TRIAL_RECORD}.tmp"
+    temporary.write_text(json.dumps({"outcome": outcome}) + "\n")
+    temporary.replace(workdir / TRIAL_RECORD)
 
 
 def _require_same_faces(adapter: Path, config: Config) -> None:

@@ -86,7 +86,7 @@ def emergence_summary() -> dict[str, dict]:
             "null": 8.5,
             "null_deviation": 1.0,
             "z": 0.5,
-            "null_model": "untrained cube",
+            "null_model": "shuffled changes",
             "definition": "steps until the change stays small",
             "range": "0 to steps",
         },

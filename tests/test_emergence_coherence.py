@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lattice_jax.lattice.emergence import coherence, nulls, stability
+from lattice_jax.lattice.emergence import coherence, metrics, nulls, stability
 
 GRID = (4, 6, 8)
 DRAWN = np.random.default_rng(0)
@@ -117,6 +117,17 @@ def test_waves_in_the_plane_are_lateral_and_layers_are_not():
     assert abs(z_score(layered)) < 4
 
 
+@pytest.mark.parametrize(("periodic", "along_columns"), [(False, -1 / np.sqrt(50)), (True, -1 / 2)])
+def test_axial_coherence_is_the_correlation_along_the_layers_mean_over_questions(periodic, along_columns):
+    """Both columns of the first question are 1, 2, 6 from layer to layer: -2, -1, 3 about their mean, so the pairs give
+    (2 - 3) / sqrt(5 x 10), and with the pair across the wall (2 - 3 - 6) / 14. In the second no layer differs from the next."""
+    final = np.empty((3, 1, 2, 2, 1), np.float32)
+    final[:, 0, :, 0, 0] = np.array([[1], [2], [6]])
+    final[:, 0, :, 1, 0] = np.array([1, 5])
+    found = metrics.METRICS["axial_coherence"].measure(final, metrics.Setting(periodic, block=1, seed=0))
+    assert found == pytest.approx((along_columns + 1) / 2)
+
+
 def test_questions_are_measured_one_by_one_and_a_constant_field_has_no_order():
     both = np.concatenate([CHECKERBOARD, GRADIENT, np.full_like(GRADIENT, 3.0)], axis=3)
     found = coherence.morans_i(both, "von_neumann", periodic=False)
@@ -164,6 +175,20 @@ def test_settling_is_after_the_last_large_change():
     assert settling([0.0, 0.0, 0.0, 0.0]) == 1
 
 
+def test_a_pass_that_comes_to_rest_settles_sooner_than_with_its_changes_in_random_order():
+    metric, where = metrics.METRICS["settling_time"], metrics.Setting(periodic=False, block=1, seed=0)
+    assert metric.null.shuffle is not None
+    directions = DRAWN.normal(size=(17, 50))
+    sizes = np.repeat([1.0, 0.01], [9, 8])[:, None]
+    generator = np.random.default_rng(5)
+    for order, settled in ((slice(None), True), (generator.permutation(17), False)):
+        states = pass_of(np.cumsum((sizes * directions)[order], axis=0))
+        draws = [metric.measure(metric.null.shuffle(states, generator, where), where) for _ in range(20)]
+        compared = nulls.compare(metric.measure(states, where), draws)
+        assert compared.z is not None
+        assert (compared.z < -3) == settled
+
+
 def test_relative_change_is_of_the_state_that_it_leads_to():
     change = stability.relative_change(pass_of(np.array([[0.0], [2.0], [3.0], [3.0]])))
     np.testing.assert_allclose(change[:, 0], [1, 1 / 3, 0])
@@ -187,6 +212,12 @@ def test_shuffles_keep_every_number_and_move_whole_cells():
     shuffled = nulls.shuffled_times(trajectory, generator)
     assert shuffled[0] == 0
     assert sorted(shuffled.ravel()) == list(range(7))
+    states = np.array([5.0, 6, 8, 12, 20, 36])[:, None] * np.array([1, -1])
+    moved = nulls.shuffled_changes(states, generator)
+    assert not np.array_equal(moved, states)
+    np.testing.assert_array_equal(moved[[0, -1]], states[[0, -1]])
+    np.testing.assert_array_equal(np.sort(np.diff(moved[:, 0])), [1, 2, 4, 8, 16])
+    np.testing.assert_array_equal(moved[:, 1], -moved[:, 0])
 
 
 def test_whole_blocks_are_moved_and_stay_whole():

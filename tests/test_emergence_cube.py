@@ -201,6 +201,30 @@ def test_a_cube_whose_cells_hardly_move_keeps_differences():
     np.testing.assert_allclose(found[1:].mean(0), 0, atol=2e-3)
 
 
+def test_growth_is_the_distance_by_that_at_the_start():
+    """Two questions whose differences, of sizes 3 and 0.5, are multiplied by known factors."""
+    factors = np.array([[1.0, 1.0], [2.0, 0.5], [0.0, 4.0], [8.0, 0.25]])
+    one, apart = (np.random.default_rng(5).normal(size=(times, 2, 1, 3, 2, 2)) for times in (4, 1))
+    apart *= np.array([[3.0], [0.5]]) / np.sqrt(np.square(apart).sum((0, 1, 2, 3, 5)))[:, None]
+    found = criticality.perturbation_growth(one, one + factors[:, None, None, None, :, None] * apart)
+    np.testing.assert_allclose(found, factors, atol=1e-12)
+    assert growth_metric(found) == pytest.approx(np.log(np.sqrt(8 * 0.25)))
+
+
+def test_a_wave_guide_of_copies_ends_at_the_root_of_its_layers():
+    layers = 5
+    lit = np.arange(layers + 3)[:, None] >= np.arange(layers)  # layer l holds the input's code from step l on
+    codes = np.random.default_rng(7).normal(size=(2, 3, 2, 4, 6))
+    one, other = (lit[:, :, None, None, None, None] * code for code in codes)
+    found = criticality.perturbation_growth(one, other)
+    np.testing.assert_allclose(found, np.sqrt(lit.sum(1))[:, None].repeat(4, 1))
+    assert growth_metric(found) == pytest.approx(np.log(np.sqrt(layers)))
+
+
+def growth_metric(growth: np.ndarray) -> float:
+    return metrics.METRICS["perturbation_growth"].measure(growth, metrics.Setting(periodic=False, block=1, seed=0))
+
+
 # All metrics together
 
 SETTINGS = EmergenceConfig(

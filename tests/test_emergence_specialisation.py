@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lattice_jax.lattice.emergence import information, nulls, specialisation
+from lattice_jax.lattice.emergence import information, metrics, nulls, specialisation
 from lattice_jax.lattice.emergence.information import Division
 
 DRAWN = np.random.default_rng(0)
@@ -189,3 +189,29 @@ def test_what_all_questions_share_is_no_signal():
     signal = information.layer_signal(shared)
     assert not signal.any()
     np.testing.assert_array_equal(information.arrival(signal, 0.5), len(signal))
+
+
+# The metrics of them, counted by hand
+
+
+def measured(name: str, **arrays: np.ndarray) -> float:
+    """A metric of the arrays that it reads of an observation."""
+    metric = metrics.METRICS[name]
+    return metric.measure(*(arrays[field] for field in metric.reads), metrics.Setting(periodic=False, block=1, seed=0))
+
+
+def test_layer_similarity_is_the_mean_of_what_is_off_the_diagonal():
+    likeness = np.array([[1.0, 0.5, 0.2], [0.5, 1.0, 0.8], [0.2, 0.8, 1.0]])
+    assert measured("layer_similarity", layer_similarity=likeness) == pytest.approx(0.5)
+
+
+def test_the_gain_is_what_is_read_at_the_output_in_the_end_less_what_is_read_anywhere_at_the_start():
+    at_output, read = np.array([0.0, 0.9, 0.45]), np.array([[0.2, 0.0, -0.1], [0.3, 0.9, 0.8], [0.4, 0.5, 0.45]])
+    assert measured("answer_read_gain", answer_at_output=at_output, answer_read=read) == pytest.approx(0.25)
+
+
+def test_front_speed_is_the_mean_of_distance_by_half_arrival():
+    """Half of its signal is in layer 1 after 1.5 steps, in layer 2 after 3 and a third."""
+    signal = np.array([[2, 0, 0], [2, 0, 0], [2, 4, 0], [2, 4, 0.25], [2, 4, 1.0]])
+    trajectory = signal[:, :, None, None, None, None] * np.array([1.0, -1.0])[:, None]
+    assert measured("front_speed", trajectory=trajectory) == pytest.approx((1 / 1.5 + 2 / (3 + 1 / 3)) / 2)

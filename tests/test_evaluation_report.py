@@ -303,12 +303,6 @@ def test_figures_as_png_and_in_tensorboard(panels, tmp_path):
     assert all(value.image.width > 800 for value in images)
 
 
-def test_the_program_watches_until_the_run_has_ended(whole, tmp_path, monkeypatch, capsys):
-    assert run_here(monkeypatch, "report", whole, "--out", tmp_path / "a" / "page.html", "--watch", "--interval", "1") == 0
-    assert "http-equiv" not in (tmp_path / "a" / "page.html").read_text(), "the page of an ended run stays as it is"
-    assert "page.html" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -333,6 +327,7 @@ def test_what_is_no_run_is_refused(arguments, told, tmp_path, monkeypatch, capsy
         ("summary.json", b"{", r"summary\.json can't be read"),
         ("summary.json", b"{}", r"summary\.json can't be read: it has no held_out"),
         ("summary.json", b"\xff\xfe{", r"summary\.json"),
+        ("trial.json", b"{}", r"trial\.json can't be read: it has no outcome"),
         ("config.json", b"[]", r"config\.json"),
         ("config.json", b"{}", r"config\.json can't be read: it has no corpus"),
         ("metrics.jsonl", b"5\n", r"metrics\.jsonl, line 1, is no object"),
@@ -364,16 +359,7 @@ def test_what_cannot_be_written_is_refused(option, place, whole, tmp_path, monke
     assert run_here(monkeypatch, "report", whole, *page, option, tmp_path / place) == 2
     assert f"give another {option}" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_run_that_diverged_has_ended(tmp_path, monkeypatch):
-    folder = write_run(tmp_path / "run", whole=False)
-    stopped = {"kind": "non_finite", "step": 21, "message": "loss is nan at step 21", "fix": "learn more slowly"}
-    (folder / "alerts.jsonl").write_text(json.dumps(stopped) + "\n")
-    assert run_here(monkeypatch, "report", folder, "--watch", "--interval", "1") == 0
-    text = " ".join("".join(Page((folder / "report.html").read_text()).text).split())
-    assert "step 20 of 200, stopped: loss is nan at step 21" in text
-    assert "learn more slowly" in text
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_without_its_packages_the_report_says_how_to_get_them():

@@ -16,6 +16,7 @@ from lattice_jax.commandline import load_config, load_plan, read_config_record, 
 from lattice_jax.config.overrides import setting_kinds, with_settings
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
 from lattice_jax.errors import InputError
+from lattice_jax.evaluation.report.record import read_run
 
 SHORT = {"training.steps": 4, "training.evaluate_every": 2, "training.checkpoint_every": 2, "adapter.steps": 4}
 FALLS = Criterion("last.loss", "<", "first.loss", "it learns")
@@ -352,6 +353,9 @@ def test_only_the_run_that_was_judged_has_held_out_figures(whole):
         assert not any(name.startswith("held_out") or name.endswith("_ceiling") for name in one["figures"])
     assert record["attempts"][-1]["figures"]["held_out.pairs"] == 40
     assert [path.parent.name for path in (folder / "run").glob("*/summary.json")] == ["b"]
+    runs = {name: read_run(folder / "run" / name) for name in ("a", "b", "b-2")}
+    assert all(one.ended for one in runs.values())
+    assert [name for name, one in runs.items() if one.unjudged is None] == ["b"]
 
 
 def test_a_stage_starts_from_the_parameters_and_the_adapter_of_another(whole):

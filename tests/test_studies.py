@@ -85,4 +85,6 @@ def test_a_metric_whose_null_model_never_varied_has_no_z():
     runs = [{"emergence": {"a": compared(1.0, 2.0, 2.0)}}, {"emergence": {"a": compared(3.0, 2.0, 2.0)}}]
     assert emergence(runs) == {"a": {"value": 2.0, "null": 2.0, "z": None}}
     found = dict.fromkeys([REFERENCE.name], figures(0.1, 0.2))
-    assert "| 2 (no null) |" in markdown(gather([REFERENCE], found, {REFERENCE.name: [one | RUN for one in runs]}), "")
+    assert "| 2 (null does not vary) |" in markdown(
+        gather([REFERENCE], found, {REFERENCE.name: [one | RUN for one in runs]}), ""
+    )

@@ -15,7 +15,9 @@ from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Range, parse_dimension
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import sweep_page
+from lattice_jax.evaluation.report.record import read_run
 from lattice_jax.material import gather
+from lattice_jax.training.loop import NonFiniteLoss
 
 optuna = pytest.importorskip("optuna")
 
@@ -167,6 +169,15 @@ def test_the_adapter_is_trained_once_and_only_the_best_trial_keeps_parameters(wh
     assert [path.parent.name for path in folder.glob("trial-*/checkpoints")] == [found["folder"]]
 
 
+def test_every_trial_says_that_and_how_it_ended(whole):
+    folder, _, found = whole
+    runs = [read_run(folder / f"trial-{one['number']:04d}") for one in found["trials"]]
+    assert all(one.ended for one in runs)
+    outcomes = ["cut off and given up" if one["state"] == "fail" else "trained and not judged" for one in found["trials"]]
+    outcomes[found["best"]] = None  # judged, it has a summary
+    assert [one.unjudged for one in runs] == outcomes
+
+
 def test_the_page_needs_no_network(whole):
     page = (whole[0] / "sweep.html").read_text()
     assert len(page) > 1_000_000, "plotly's script is inside"
@@ -239,6 +250,23 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
     (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
     assert one["state"] == "fail"
     assert "optimizer.final_learning_rate is 0.5" in one["reason"]
+
+
+def test_a_trial_that_is_pruned_or_diverges_has_ended(tmp_path, monkeypatch):
+    """As the search meets them, with the training itself left out."""
+    study = optuna.create_study(direction="maximize")
+    wanted = sweep.Search((parse_dimension("seed=uniform(0,9)"),))
+
+    def train(config, folder, shared, *, resume, on_look):
+        record_config(config, folder, resume=resume)
+        raise ends.pop(0)
+
+    ends = [optuna.TrialPruned(), NonFiniteLoss("loss", float("nan"), 3, None)]
+    monkeypatch.setattr(trial, "train", train)
+    shared = trial.Shared(tmp_path / "adapters", Console(quiet=True))
+    for number, outcome in enumerate(["pruned", "given up: loss is nan at step 3"]):
+        sweep._try(study, _smoke(), wanted, tmp_path, shared, Console(quiet=True))
+        assert read_run(tmp_path / f"trial-{number:04d}").unjudged == outcome
 
 
 def test_a_trial_behind_the_others_is_pruned_by_its_looks():

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from lattice_jax.errors import InputError
 from lattice_jax.training.alerts import DETECTORS
@@ -99,10 +99,55 @@ def test_tensorboard_holds_the_same_figures(tmp_path):
     with monitor(tmp_path) as recorder:
         fill(recorder, 1, 3)
     (path,) = tmp_path.glob("events*")
-    scalars = [(event.step, value.tag, value.simple_value) for event in events(path) for value in event.summary.value]
-    expected = [(row["step"], name, row[name]) for row in read_metrics(tmp_path / METRICS) for name in ("loss", "similarity")]
-    assert [scalar[:2] for scalar in scalars] == [scalar[:2] for scalar in expected]
-    assert [scalar[2] for scalar in scalars] == pytest.approx([scalar[2] for scalar in expected])
+    expected = recorded_scalars(tmp_path)
+    assert [tag for step, tag, _ in expected if step == 3] == [
+        "loss",
+        "similarity",
+        "timing/seconds",
+        "timing/memory_bytes",
+        "timing/samples_per_second",
+    ]
+    assert_same_scalars(shown_scalars([path]), expected)
+
+
+def test_tensorboard_of_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    with monitor(tmp_path) as recorder:
+        fill(recorder, 1, 27)
+    (path,) = tmp_path.glob("events*")
+    # Event files are named by the second in which they begin; a run that goes on begins later.
+    before = path.rename(tmp_path / "before")
+    with monitor(tmp_path, resume_step=20) as recorder:
+        fill(recorder, 21, 40)
+    (after,) = tmp_path.glob("events*")
+    assert_same_scalars(shown_scalars([before, after]), recorded_scalars(tmp_path))
+
+
+def recorded_scalars(workdir):
+    """(step, tag, value) of every figure in the metrics file."""
+    return [
+        (row["step"], tag, value)
+        for row in read_metrics(workdir / METRICS)
+        for tag, value in {
+            **{name: value for name, value in row.items() if name not in ("step", "timing")},
+            **{f"timing/{name}": value for name, value in row["timing"].items()},
+        }.items()
+    ]
+
+
+def shown_scalars(paths):
+    """(step, tag, value) of what TensorBoard shows: a session that starts at a step purges what was there from it on."""
+    scalars = []
+    for path in paths:
+        for event in events(path):
+            if event.session_log.status == SessionLog.START:
+                scalars = [scalar for scalar in scalars if scalar[0] < event.step]
+            scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return scalars
+
+
+def assert_same_scalars(found, expected):
+    assert [scalar[:2] for scalar in found] == [scalar[:2] for scalar in expected]
+    assert [scalar[2] for scalar in found] == pytest.approx([scalar[2] for scalar in expected])
 
 
 def events(path):

@@ -131,4 +131,4 @@ def _spread(one: Mapping[str, float]) -> str:
 def _emerged(one: Mapping[str, float | None] | None) -> str:
     if one is None or one["value"] is None:
         return ""
-    return f"{one['value']:.3g} ({'no null' if one['z'] is None else format(one['z'], '+.1f')})"
+    return f"{one['value']:.3g} ({'null does not vary' if one['z'] is None else format(one['z'], '+.1f')})"

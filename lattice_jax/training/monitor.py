@@ -3,9 +3,9 @@
 Contract: `<workdir>/metrics.jsonl` is the source of truth, one JSON object a step, flushed at every write: `{"step": s,
 <metrics>, "timing": {"seconds": …, "samples_per_second": …}}`. Everything outside "timing" is a pure function of the
 configuration, so a resumed run, which cuts the rows after its checkpoint, ends with the rows of an uninterrupted one.
-TensorBoard events beside it hold the same numbers. On a terminal a progress line shows the last values; elsewhere one plain
-line is printed at every look at the validation pairs. What detectors find wrong (`alerts.py`) is printed once when it begins,
-and stays in `<workdir>/alerts.jsonl` and in TensorBoard, as text.
+TensorBoard events beside it hold the same numbers, those of "timing" as `timing/<name>`. On a terminal a progress line shows
+the last values; elsewhere one plain line is printed at every look at the validation pairs. What detectors find wrong
+(`alerts.py`) is printed once when it begins, and stays in `<workdir>/alerts.jsonl` and in TensorBoard, as text.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ class Monitor:
         self._last_time = now
         row = {"step": step, **metrics, "timing": timing}
         self._rows.write(json.dumps(row, allow_nan=False) + "\n")
-        for name, value in metrics.items():
+        for name, value in {**metrics, **{f"timing/{name}": value for name, value in timing.items()}}.items():
             self._events.add_scalar(name, value, step)
         self._show(step, metrics)
         for alert in self._watch.see(row):

@@ -5,6 +5,7 @@ is escaped by the template engine; no address is loaded. `refresh` lets the page
 """
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,10 @@ def show_in_tensorboard(panels: Sequence[Panel], workdir: Path, step: int) -> No
 def _progress(run: Run) -> str:
     if run.summary:
         return f"ended after {run.summary['steps']} steps"
-    return f"step {run.step} of {run.steps}" + (f", stopped: {run.stopped.message}" if run.stopped else "")
+    at = f"step {run.step} of {run.steps}"
+    if run.stopped:
+        return f"{at}, stopped: {run.stopped.message}"
+    return f"{at}, {run.unjudged}" if run.unjudged else at
 
 
 def _panels(parts: Sequence[Section]) -> list[Panel]:
@@ -112,9 +116,13 @@ def _write(out: Path, parts: Sequence[Section], **values: Any) -> None:
     page = environment.get_template("report.html").render(parts=parts, **values)
     with _writing(out, "a file, new or not, in a folder that can be made", "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f"{out.name}.tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(out)
+        # A run that ends and a program that watches it may write the same page at once: each has a file of its own.
+        temporary = out.with_name(f"{out.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_text(page, encoding="utf-8")
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from lattice_jax.records import flat, read_record
 from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
-CONFIG, SUMMARY, EMERGENCE = "config.json", "summary.json", "emergence.npz"
+CONFIG, SUMMARY, EMERGENCE, TRIAL = "config.json", "summary.json", "emergence.npz", "trial.json"
 _SETTINGS = {"corpus.pairs": str, "teacher.name": str, "training.steps": int, "optimizer.gradient_clip": object, "seed": int}
 _FIGURES = {
     **dict.fromkeys(("held_out", "train", "baselines", "adapter_ceiling"), dict),
@@ -44,6 +44,8 @@ class Run(NamedTuple):
     alerts: list[Alert]
     summary: dict | None
     """None until the run has ended."""
+    unjudged: str | None
+    """How a run ended that stops short of its verdict, a trial of a sweep or a stage of a plan; None for any other."""
     emergence: dict[str, np.ndarray] | None
     """Arrays of `emergence.npz`, which a run writes at its end."""
 
@@ -54,8 +56,8 @@ class Run(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come: judged, or stopped by a figure that is no number."""
-        return self.summary is not None or self.stopped is not None
+        """Whether nothing more will come: judged, ended without a verdict, or stopped by a figure that is no number."""
+        return self.summary is not None or self.unjudged is not None or self.stopped is not None
 
     @property
     def stopped(self) -> Alert | None:
@@ -82,6 +84,7 @@ def read_run(folder: str | os.PathLike) -> Run:
         adapter_rows=_rows(folder / "adapter" / METRICS),
         alerts=[_alert(row, path) for path in (folder / "adapter" / ALERTS, folder / ALERTS) for row in _rows(path)],
         summary=read_record(folder / SUMMARY, _FIGURES) if (folder / SUMMARY).is_file() else None,
+        unjudged=read_record(folder / TRIAL, {"outcome": str})["outcome"] if (folder / TRIAL).is_file() else None,
         emergence=_arrays(emergence) if emergence.is_file() else None,
     )
 

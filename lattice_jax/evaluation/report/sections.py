@@ -73,7 +73,11 @@ def _progress(run: Run) -> list[Section]:
     until_end = ""
     if run.summary is None:
         at = f"{run.step} of {run.steps}"
-        until_end = f"None: the run stopped at step {at}." if run.stopped else f"Written when the run ends; it is at step {at}."
+        until_end = f"Written when the run ends; it is at step {at}."
+        if run.stopped:
+            until_end = f"None: the run stopped at step {at}."
+        elif run.unjudged:
+            until_end = f"None: the run ended at step {at}, {run.unjudged}."
     return [
         Section(
             "verdict",

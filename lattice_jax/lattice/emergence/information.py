@@ -78,14 +78,21 @@ def layer_similarity(likeness: Float[np.ndarray, "layer question question"]) -> 
 def layer_signal(
     trajectory: Float[np.ndarray, "time layer row column question channel"],
 ) -> Float[np.ndarray, "time layer"]:
-    """How much each layer's state depends on the question: root mean square over questions about their mean."""
+    """How much each layer's state depends on the question: root mean square over questions about their mean.
+
+    A figure of this project: the standard deviation over questions (divisor n), its square averaged over cells and channels. In
+    the state's unit; 0 or more; 0 where all questions leave the same.
+    """
     z = trajectory - trajectory.mean(4, keepdims=True)
     return np.sqrt(np.square(z).mean((2, 3, 4, 5), dtype=np.float64))
 
 
 def arrival(signal: Float[np.ndarray, "time layer"], share: float) -> Float[np.ndarray, " layer"]:
     """When each layer first has `share` of the most signal that it ever has, in steps, by linear interpolation between two of
-    them; the number of times where it never has any."""
+    them; the number of times where it never has any.
+
+    In [0, times]. The first passage of a level, by which a moving front is located; this form is of this project.
+    """
     wanted = share * signal.max(0)
     reached = (signal >= wanted) & (wanted > 0)
     after, layers = reached.argmax(0), np.arange(signal.shape[1])
@@ -99,7 +106,8 @@ def front_speed(signal: Float[np.ndarray, "time layer"], share: float) -> float:
     """Speed of the signal's front: distance from the input by time of `arrival`, the mean over all layers but the input's.
 
     In layers a step; above 0. Light travels one layer a step, in whole steps: a signal that comes with it and at once whole is
-    at layer z half way between steps z - 1 and z for a share of one half.
+    at layer z half way between steps z - 1 and z for a share of one half. Fronts and their speeds: Cross and Hohenberg 1993,
+    Pattern formation outside of equilibrium, Reviews of Modern Physics 65; the mean over layers is of this project.
     """
     distance = np.arange(1, signal.shape[1])
     return float(np.mean(distance / np.maximum(arrival(signal, share)[1:], 0.5)))

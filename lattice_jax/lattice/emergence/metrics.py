@@ -57,6 +57,7 @@ SHUFFLED_BLOCKS = Null(
     lambda field, generator, where: nulls.shuffled_blocks(field, generator, block=where.block),
 )
 SHUFFLED_TIME = Null("shuffled time", lambda states, generator, _: nulls.shuffled_times(states, generator))
+SHUFFLED_CHANGES = Null("shuffled changes", lambda states, generator, _: nulls.shuffled_changes(states, generator))
 SHUFFLED_TOPICS = Null("shuffled topics", lambda labels, generator, _: nulls.shuffled_labels(labels, generator))
 
 
@@ -114,6 +115,8 @@ def _layer_similarity(similarity: np.ndarray, _: Setting) -> float:
 
 
 def _read_gain(at_output: np.ndarray, read: np.ndarray, _: Setting) -> float:
+    """A figure of this project: the difference of two linear probes (`information.probe`), that of the output face after the
+    last step and the best of any layer at the start, where the question alone is there."""
     return float(at_output[-1] - read[0].max())
 
 
@@ -163,7 +166,7 @@ METRICS: Mapping[str, Metric] = {
     "settling_time": Metric(
         _mean(lambda trajectory, _: stability.settling_time(trajectory, SETTLED)),
         ("trajectory",),
-        UNTRAINED,
+        SHUFFLED_CHANGES,
         f"first step from which on every step changes the state by less than {SETTLED:.0%} of its size",
         "1 to steps + 1 (not settled), in steps",
     ),

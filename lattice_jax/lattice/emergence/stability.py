@@ -19,8 +19,9 @@ def _inner(one: np.ndarray, other: np.ndarray) -> Float[np.ndarray, "time questi
 def temporal_consistency(trajectory: Trajectory) -> Float[np.ndarray, " question"]:
     """Mean cosine of the cube's state and its state one step later, from the first step on.
 
-    cos_t = <x_t, x_t+1> / (|x_t| |x_t+1|). No unit; in [-1, 1]; 1 for a cube at rest, 0 for states that have nothing to do with
-    each other. A state of zeros is at right angles to every other.
+    cos_t = <x_t, x_t+1> / (|x_t| |x_t+1|), the cosine similarity of vectors (Salton and McGill 1983, Introduction to Modern
+    Information Retrieval); its mean over a pass is a figure of this project. No unit; in [-1, 1]; 1 for a cube at rest, 0 for
+    states that have nothing to do with each other. A state of zeros is at right angles to every other.
     """
     states = trajectory[1:]
     sizes = np.sqrt(_inner(states, states))
