@@ -16,7 +16,7 @@ sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 from benchmarks.measure import compare, headline, operations, report  # noqa: E402
 from benchmarks.measure.cases import REFERENCE, Case, small, with_batch, with_lattice, with_update  # noqa: E402
 from benchmarks.measure.growth import exponent  # noqa: E402
-from benchmarks.measure.timing import Spread, environment, in_turns  # noqa: E402
+from benchmarks.measure.timing import Spread, Worker, environment, in_turns  # noqa: E402
 from lattice_jax.config import CellConfig, GridConfig, LossConfig  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
 from lattice_jax.lattice.cell import parameters_per_cell  # noqa: E402
@@ -228,6 +228,61 @@ def test_the_program_exits_with_one_below_the_minimum_ratio(monkeypatch, capsys,
     old.write_text(json.dumps(saved()))
     assert run(monkeypatch, "--what", "none", "--json", new, "--compare", old, "--minimum-ratio", minimum) == code
     assert "0.500" in capsys.readouterr().out
+
+
+MEASURED = ROOT / "benchmarks" / "results" / "throughput.json"
+
+
+@pytest.fixture
+def nothing_measured(monkeypatch):
+    """No process may be started to measure in."""
+
+    def start(*arguments: object):
+        raise AssertionError("a case was started")
+
+    monkeypatch.setattr(Worker, "__init__", start)
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize("section", ["batch", "ablation", "deferral", "growth"])
+def test_a_section_that_has_no_headline_is_not_compared(monkeypatch, capsys, tmp_path, section):
+    saved_run = tmp_path / "saved.json"
+    saved_run.write_text(json.dumps(saved()))
+    assert run(monkeypatch, "--what", section, "--json", saved_run, "--compare", saved_run) == 2
+    assert f"--compare with --what {section}" in capsys.readouterr().err
+    assert json.loads(saved_run.read_text()) == json.loads(json.dumps(saved()))
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize("section", ["none", "growth"])
+def test_a_profile_needs_the_section_that_makes_it(monkeypatch, capsys, tmp_path, section):
+    assert run(monkeypatch, "--what", section, "--json", MEASURED, "--profile", tmp_path) == 2
+    assert f"--profile with --what {section}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--quick"], "training.batch_size: 8 and 32"),
+        (["--config.lattice.steps", "12"], "lattice.steps: 12 and 11"),
+    ],
+)
+def test_another_workload_is_refused_before_it_is_measured(monkeypatch, capsys, arguments, found):
+    assert run(monkeypatch, "--what", "main", *arguments, "--compare", MEASURED) == 2
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_a_saved_run_without_headline_is_refused_before_anything_is_measured(monkeypatch, capsys, tmp_path):
+    saved_run = tmp_path / "saved.json"
+    saved_run.write_text(json.dumps({"growth": {}}))
+    assert run(monkeypatch, "--compare", saved_run) == 2
+    assert "no train_samples_per_second" in capsys.readouterr().err
+
+
+def test_the_reference_compares_with_the_committed_run():
+    compare.require_comparable(REFERENCE.as_dict(), json.loads(MEASURED.read_text()))
 
 
 def test_peers_without_torch_end_with_what_to_install(monkeypatch, capsys):
