@@ -69,11 +69,26 @@ class Throughput:
     """Renew the tables and plots of benchmarks/README.md from the file of --json."""
 
 
+def workload(arguments: Throughput) -> Config:
+    """The configuration that is measured."""
+    return with_batch(arguments.config, 8) if arguments.quick else arguments.config
+
+
+def require_main(arguments: Throughput, wanted: tuple[str, ...]) -> None:
+    """Raises InputError for options that need the section 'main' where it isn't measured; --compare may read a saved one."""
+    given = {"--compare": arguments.compare if wanted else None, "--profile": arguments.profile}
+    for option, path in given.items():
+        if path is not None and "main" not in wanted:
+            raise InputError(
+                f"{option} with --what {arguments.what}",
+                expected="--what main or all" + (", or none to compare what --json holds" if option == "--compare" else ""),
+                fix=f"measure 'main', or leave {option} out",
+            )
+
+
 def measure(arguments: Throughput, section: str, console: Console) -> dict:
     """One section, with what it was measured on."""
-    config, turns = arguments.config, arguments.repeats
-    if arguments.quick:
-        config, turns = with_batch(config, 8), 2
+    config, turns = workload(arguments), 2 if arguments.quick else arguments.repeats
 
     def tell(line: str) -> None:
         console.print(f"[dim]{line}[/]", highlight=False)
@@ -103,11 +118,14 @@ def measure(arguments: Throughput, section: str, console: Console) -> dict:
 def main(arguments: Throughput, console: Console) -> None:
     """Measure, save after every section, show, compare."""
     wanted = SECTIONS if arguments.what == "all" else () if arguments.what == "none" else (arguments.what,)
+    require_main(arguments, wanted)
     if "peers" in wanted:
         versus.require_torch()
     saved = arguments.json
     found = compare.read(saved) if saved and (saved.exists() or not wanted) else {}
     old = compare.read(arguments.compare) if arguments.compare else None
+    if old is not None:
+        compare.require_comparable(workload(arguments).as_dict() if wanted else compare.workload(found), old)
     for section in wanted:
         found |= measure(arguments, section, console)
         if saved:

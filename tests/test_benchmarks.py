@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package
 
-from benchmarks.measure import compare, headline, operations, report  # noqa: E402
+from benchmarks.measure import compare, headline, operations, report, versus, workload  # noqa: E402
 from benchmarks.measure.cases import REFERENCE, Case, small, with_batch, with_lattice, with_update  # noqa: E402
-from benchmarks.measure.growth import exponent  # noqa: E402
-from benchmarks.measure.timing import Spread, environment, in_turns  # noqa: E402
+from benchmarks.measure.report import exponent  # noqa: E402
+from benchmarks.measure.timing import Spread, Worker, environment, in_turns  # noqa: E402
 from lattice_jax.config import CellConfig, GridConfig, LossConfig  # noqa: E402
 from lattice_jax.errors import InputError  # noqa: E402
 from lattice_jax.lattice.cell import parameters_per_cell  # noqa: E402
@@ -228,6 +228,139 @@ def test_the_program_exits_with_one_below_the_minimum_ratio(monkeypatch, capsys,
     old.write_text(json.dumps(saved()))
     assert run(monkeypatch, "--what", "none", "--json", new, "--compare", old, "--minimum-ratio", minimum) == code
     assert "0.500" in capsys.readouterr().out
+
+
+MEASURED = ROOT / "benchmarks" / "results" / "throughput.json"
+
+
+@pytest.fixture
+def nothing_measured(monkeypatch):
+    """No process may be started to measure in."""
+
+    def start(*arguments: object):
+        raise AssertionError("a case was started")
+
+    monkeypatch.setattr(Worker, "__init__", start)
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize("section", ["batch", "ablation", "deferral", "growth"])
+def test_a_section_that_has_no_headline_is_not_compared(monkeypatch, capsys, tmp_path, section):
+    saved_run = tmp_path / "saved.json"
+    saved_run.write_text(json.dumps(saved()))
+    assert run(monkeypatch, "--what", section, "--json", saved_run, "--compare", saved_run) == 2
+    assert f"--compare with --what {section}" in capsys.readouterr().err
+    assert json.loads(saved_run.read_text()) == json.loads(json.dumps(saved()))
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize("section", ["none", "growth"])
+def test_a_profile_needs_the_section_that_makes_it(monkeypatch, capsys, tmp_path, section):
+    assert run(monkeypatch, "--what", section, "--json", MEASURED, "--profile", tmp_path) == 2
+    assert f"--profile with --what {section}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--quick"], "training.batch_size: 8 and 32"),
+        (["--config.lattice.steps", "12"], "lattice.steps: 12 and 11"),
+    ],
+)
+def test_another_workload_is_refused_before_it_is_measured(monkeypatch, capsys, arguments, found):
+    assert run(monkeypatch, "--what", "main", *arguments, "--compare", MEASURED) == 2
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_measured")
+def test_a_saved_run_without_headline_is_refused_before_anything_is_measured(monkeypatch, capsys, tmp_path):
+    saved_run = tmp_path / "saved.json"
+    saved_run.write_text(json.dumps({"growth": {}}))
+    assert run(monkeypatch, "--compare", saved_run) == 2
+    assert "no train_samples_per_second" in capsys.readouterr().err
+
+
+def test_the_reference_compares_with_the_committed_run():
+    compare.require_comparable(REFERENCE.as_dict(), json.loads(MEASURED.read_text()))
+
+
+def grown(values, rows: list[dict]) -> dict:
+    """A report of `--what growth` along one axis, as older runs stored it."""
+    axis = {"label": "cells a side", "values": values, "seconds": [row["seconds"] for row in rows], "rows": rows}
+    return {"growth": {"rows": {"side": axis | {"expected": 99, "reason": "none"}}, "measured": saved()["main"]["measured"]}}
+
+
+def test_exponents_of_operations_are_those_of_the_rows_and_recomputing_is_told():
+    rows = [
+        {"seconds": side**2.5, "counted_operations": 5 * side**3, "executed_operations": 2 * side**2, "recomputes": side > 4}
+        | {"cell_updates": 6 - side, "cell_updates_at_most": 5}
+        for side in (1, 2, 5)
+    ]
+    text = report.sections(grown([1, 2, 5], rows))["growth"]
+    assert "| 2.50 | 2.50 | 3.00 | 2.00 | 2.00 |" in text
+    assert "at 5 the forward pass is computed twice" in text
+    assert "of all cells 1.00 act a step at 1, 0.20 at 5" in text
+    assert "99" not in text
+    assert "none" not in text
+
+
+def test_operations_of_several_cores_are_those_of_one():
+    rows = [
+        {"seconds": 1 / cores, "counted_operations": 8, "executed_operations": 4, "recomputes": False}
+        | {"cell_updates": 1, "cell_updates_at_most": 2}
+        for cores in (1, 2)
+    ]
+    axis = {"label": "cores", "values": [1, 2], "seconds": [1.0, 0.5], "rows": rows}
+    found = {"growth": {"rows": {"cores": axis}, "measured": saved()["main"]["measured"]}}
+    assert "| -1.00 | -1.00 | -1.00 | -1.00 | -1.00 |" in report.sections(found)["growth"]
+
+
+def test_rows_with_fewer_turns_are_named_in_new_reports_and_in_old_ones():
+    new = {"this": {"turns": 25, "seconds_of_repeats": [1.0]}, "A": {"turns": 2, "seconds_of_repeats": [1.0] * 9}}
+    old = {"this": {"seconds_of_repeats": [1.0]}, "B": {"once": True, "seconds_of_repeats": [1.0]}}
+    told = report.fewer_turns([new, old], 5)
+    assert told.endswith("A 2 turns; B 1 turn.")
+    assert report.fewer_turns([new], 2) == ""
+
+
+def test_the_program_of_the_default_gives_the_noise_and_what_lies_within():
+    program = {"engine": "native", "recomputes": False}
+    ratios = {
+        "default": 1,
+        "default, again": 0.96,
+        "lattice.remat never": 1.01,
+        "lattice.weight_gradients deferred": 0.9,
+        "lattice.devices 1": 0.98,
+    }
+    told = report.noise({name: program | {"ratio": ratio} for name, ratio in ratios.items()})
+    assert "`default, again` (0.96) and `lattice.remat never` (1.01) are the very program of the default" in told
+    assert "noise: 0.04." in told
+    assert "No farther from 1: `lattice.devices 1`;" in told
+    assert report.noise({"default": program | {"ratio": 1}}) == ""
+
+
+def test_the_default_is_measured_against_itself():
+    assert next(iter(versus.settings(REFERENCE).items())) == ("default, again", Case("training", REFERENCE))
+
+
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16"])
+def test_the_dense_product_is_of_the_workloads_numbers(monkeypatch, numbers):
+    monkeypatch.setattr(workload, "_DENSE_SIDES", (32,))
+    config = with_lattice(REFERENCE, precision=numbers)
+    built = workload.dense(Case("dense", config), workload.Text(np.zeros(0), np.zeros(0), None))
+    assert built.figures["numbers"] == numbers
+    assert built.measure() > 0
+
+
+def test_the_report_says_what_the_dense_product_was_of():
+    found = copy.deepcopy(saved())
+    assert report.dense_product(found) == "dense float32 product"
+    found["main"]["rows"]["dense"]["numbers"] = "float32"
+    found["main"]["measured"]["machine"]["devices"] = ["NVIDIA H100 80GB HBM3"]
+    assert report.dense_product(found) == "dense float32 product, as XLA multiplies by default,"
+    found["main"]["rows"]["dense"]["numbers"] = "bfloat16"
+    assert report.dense_product(found) == "dense bfloat16 product"
 
 
 def test_peers_without_torch_end_with_what_to_install(monkeypatch, capsys):

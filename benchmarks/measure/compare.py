@@ -5,6 +5,7 @@ Contract: a ratio above 1 is better, whatever the figure. Only runs of one workl
 
 import functools
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,22 +50,31 @@ def read(path: Path) -> dict:
 
 def ratios(new: Mapping, old: Mapping) -> dict[str, float]:
     """How much better the new run is in each figure of the headline; 1 is equal."""
-    missing = [name for name in HEADLINE for report in (new, old) if name not in report]
-    if missing:
-        raise InputError(
-            f"a report has no {missing[0]}", expected="one of --what main or all", fix="measure it with --what main"
-        )
-    if (different := _different(new, old)) is not None:
-        raise InputError(f"the runs differ in {different}", expected="one workload", fix="measure both with the same settings")
+    require_comparable(workload(new), old)
     pairs = {name: (new[name], old[name]) for name in HEADLINE}
     return {name: (old / new if name in _SMALLER_IS_BETTER else new / old) for name, (new, old) in pairs.items()}
 
 
-def _different(new: Mapping, old: Mapping) -> str | None:
-    """The first setting of the workload that is not the same in both."""
-    one, other = (report["main"]["measured"]["config"] for report in (new, old))
+def workload(report: Mapping) -> dict:
+    """The configuration that a report's headline was measured with. Raises InputError for a report without a headline."""
+    missing = [name for name in (*HEADLINE, "main") if name not in report]
+    if missing:
+        raise InputError(
+            f"a report has no {missing[0]}", expected="one of --what main or all", fix="measure it with --what main"
+        )
+    return report["main"]["measured"]["config"]
+
+
+def require_comparable(config: Mapping, old: Mapping) -> None:
+    """Raises InputError where a run with this configuration can't be set against the saved report; needs no figures of it."""
+    if (different := _different(config, workload(old))) is not None:
+        raise InputError(f"the runs differ in {different}", expected="one workload", fix="measure both with the same settings")
+
+
+def _different(one: Mapping, other: Mapping) -> str | None:
+    """The first setting of the workload that is not the same in both configurations."""
     for name in _WORKLOAD:
-        values = [functools.reduce(dict.__getitem__, name.split("."), config) for config in (one, other)]
+        values = [functools.reduce(operator.getitem, name.split("."), config) for config in (one, other)]
         if values[0] != values[1]:
             return f"{name}: {values[0]} and {values[1]}"
     return None

@@ -1,18 +1,18 @@
 """How the cost of a training step grows: with batch, steps, grid side, hidden width and cores.
 
 Contract: one setting varies at a time, in turns; the exponent is the slope of the least-squares line through the logarithms of
-seconds against the setting, and the last one that between the two largest values alone.
+seconds against the setting, and the last one that between the two largest values alone. Those of operations, and why time's
+differs from them, are the report's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
-
-import numpy as np
 
 from lattice_jax.config import CellConfig, Config, GridConfig
 
 from .cases import Case, with_batch, with_lattice
 from .headline import core_counts
+from .report import exponent
 from .timing import Tell, measure
 
 
@@ -22,10 +22,10 @@ class Axis(NamedTuple):
     label: str
     values: tuple[int, ...]
     case: Callable[[Config, int], Case]
-    expected: float
-    """The exponent where nothing but the counted operations cost."""
-    reason: str
-    """Why the measured one may differ."""
+
+
+def _steps(config: Config, steps: int) -> Case:
+    return Case("training", with_lattice(config, steps=steps))
 
 
 def _side(config: Config, side: int) -> Case:
@@ -40,51 +40,12 @@ def _hidden(config: Config, hidden: int) -> Case:
 def axes() -> dict[str, Axis]:
     """All settings that cost is measured against."""
     return {
-        "batch": Axis(
-            "batch size",
-            (1, 2, 4, 8, 16, 32, 64),
-            lambda config, size: Case("training", with_batch(config, size)),
-            1,
-            "every step reads all weights and updates them, whatever the batch: memory sets the time of small batches, "
-            "products that of large ones",
-        ),
-        "steps": Axis(
-            "lattice steps",
-            (11, 16, 22, 32),
-            lambda config, steps: Case("training", with_lattice(config, steps=steps)),
-            1,
-            "light reaches only part of the cube in the first steps, and all of it later, so a longer pass fires more cells a "
-            "step; the update of the weights, which comes once, works the other way",
-        ),
-        "side": Axis(
-            "cells a side",
-            (4, 6, 8, 10, 12),
-            _side,
-            3,
-            "cost goes with the cells, side cubed; small cubes fit the caches, but pay as much for each call",
-        ),
-        "hidden": Axis(
-            "hidden width",
-            (32, 64, 128, 256),
-            _hidden,
-            1,
-            "the three large matrices grow with it; perception, memory and the state do not",
-        ),
-        "cores": Axis(
-            "cores",
-            core_counts(),
-            lambda config, count: Case("training", config, cores=count),
-            -1,
-            "cells are divided over the cores; they share one memory, and wait for each other twice a lattice step",
-        ),
+        "batch": Axis("batch size", (1, 2, 4, 8, 16, 32, 64), lambda config, size: Case("training", with_batch(config, size))),
+        "steps": Axis("lattice steps", (11, 16, 22, 32), _steps),
+        "side": Axis("cells a side", (4, 6, 8, 10, 12), _side),
+        "hidden": Axis("hidden width", (32, 64, 128, 256), _hidden),
+        "cores": Axis("cores", core_counts(), lambda config, count: Case("training", config, cores=count)),
     }
-
-
-def exponent(values: Sequence[float], seconds: Sequence[float]) -> float | None:
-    """The slope of log seconds against log values; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    return float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
 
 
 def growth(reference: Config, *, turns: int, tell: Tell) -> dict:
@@ -100,8 +61,6 @@ def growth(reference: Config, *, turns: int, tell: Tell) -> dict:
             "seconds": seconds,
             "exponent": exponent(axis.values, seconds),
             "last_exponent": exponent(axis.values[-2:], seconds[-2:]),
-            "expected": axis.expected,
-            "reason": axis.reason,
             "rows": rows,
         }
     return found

@@ -6,6 +6,8 @@ of a document and leaves the rest alone.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from lattice_jax.errors import InputError
 
 BEGIN, END = "<!-- throughput: begin (benchmarks/throughput.py --write) -->", "<!-- throughput: end -->"
@@ -63,6 +65,14 @@ def where(measured: Mapping) -> str:
     )
 
 
+def dense_product(report: Mapping) -> str:
+    """What all rates are set against; float32 where the report doesn't say."""
+    numbers = report["main"]["rows"]["dense"].get("numbers", "float32")
+    accelerated = report["main"]["measured"]["machine"].get("devices", ["cpu"]) != ["cpu"]
+    # NVIDIA's units for matrices round float32 to TF32 there.
+    return f"dense {numbers} product" + (", as XLA multiplies by default," if accelerated and numbers == "float32" else "")
+
+
 def _main(report: Mapping) -> str:
     section = report["main"]
     rows, dense = section["rows"], report["dense_gflops"]
@@ -102,9 +112,11 @@ def _main(report: Mapping) -> str:
     )
     goal = "phase-3 training" if "phase-3 training" in rows else "reference training"
     share = rows[goal]["samples_per_second"] / HISTORICAL
+    executed = rows["reference training"]["executed_gflops"] / dense
     told = (
-        f"Training reaches {percent(report['roofline_fraction'])} of the dense float32 product's rate on counted operations; "
-        f"{goal} reaches {percent(share)} of the historical {HISTORICAL} samples/s (an RTX 5090, one lattice step a sample)."
+        f"Training reaches {percent(report['roofline_fraction'])} of the rate of the {dense_product(report)} on counted "
+        f"operations and {percent(executed)} on executed ones; {goal} reaches {percent(share)} of the historical {HISTORICAL} "
+        "samples/s (an RTX 5090, one lattice step a sample)."
     )
     return f"{markdown_table(header, lines)}\n\n{told}"
 
@@ -133,6 +145,33 @@ def versus_table(rows: Mapping[str, Mapping]) -> str:
     return markdown_table(header, lines)
 
 
+def _turns(row: Mapping) -> int | None:
+    """How often the row took its turn, where that is known: of rows without that figure, those of one repeat a turn."""
+    return row.get("turns", len(row["seconds_of_repeats"]) if row.get("once") else None)
+
+
+def fewer_turns(tables: Iterable[Mapping[str, Mapping]], most: int) -> str:
+    """A sentence on rows that took fewer turns than the section's `most`; empty where there are none."""
+    told = [
+        f"{name} {turns} turn{'s' * (turns > 1)}"
+        for rows in tables
+        for name, row in rows.items()
+        if (turns := _turns(row)) is not None and turns < most
+    ]
+    return f"\n\nFewer turns than the others: {'; '.join(told)}." if told else ""
+
+
+def recomputing(rows: Mapping[str, Mapping]) -> str:
+    """A sentence on rows whose backward pass computes the forward one again; empty where there are none."""
+    again = [name for name, row in rows.items() if row.get("recomputes")]
+    if not again:
+        return ""
+    return (
+        f" Computed again in the backward pass (`lattice.remat`) is the forward pass of {' and '.join(again)}; the others keep "
+        "what it computed, compiled PyTorch as its compiler chooses."
+    )
+
+
 def _peers(report: Mapping) -> str:
     rows = report["peers"]["rows"]
     text = versus_table(rows["own weights"]) + (
@@ -144,16 +183,45 @@ def _peers(report: Mapping) -> str:
         "adjoint of the neighbour sums written by hand. *A module a cell*: `peers/per_cell_modules.py`, measured at 1 and 2 "
         "lattice steps and continued along their line."
     )
+    text += recomputing(rows["own weights"])
     if "one rule" in rows:
         text += f"\n\nOne rule shared by all cells:\n\n{versus_table(rows['one rule'])}"
         text += "\n\nCAX's is another rule of the same size, trained on the surface reconstruction alone; so is ours here."
+    text += fewer_turns(rows.values(), report["peers"]["measured"]["turns"])
     return text + "\n\n![Samples a second beside the peers](results/throughput_peers.png)"
+
+
+def _program(name: str, row: Mapping) -> tuple:
+    """What tells training programs apart that differ in `lattice.remat` and `lattice.weight_gradients` alone.
+
+    Rows of before `defers` was recorded are of batch 32, where gradients wait only if they are told to.
+    """
+    return row["engine"], row["recomputes"], row.get("defers", name == "lattice.weight_gradients deferred")
+
+
+def noise(rows: Mapping[str, Mapping]) -> str:
+    """How far the default's own program is from the default, and the rows that are no farther; empty where none is that."""
+    settings = "default, again", "lattice.remat ", "lattice.weight_gradients "
+    default = _program("default", rows["default"])
+    same = [name for name, row in rows.items() if name.startswith(settings) and _program(name, row) == default]
+    if not same:
+        return ""
+    distance = {name: abs(row["ratio"] - 1) for name, row in rows.items() if name != "default"}
+    width = max(distance[name] for name in same)
+    within = [f"`{name}`" for name in distance if name not in same and distance[name] <= width]
+    ratios = " and ".join(f"`{name}` ({rows[name]['ratio']:.3g})" for name in same)
+    return (
+        f"At this batch size {ratios} {'are' if len(same) > 1 else 'is'} the very program of the default, so how far "
+        f"{'they are' if len(same) > 1 else 'it is'} from 1 is the table's noise: {width:.2g}. "
+        + (f"No farther from 1: {', '.join(within)}; what these gain or cost the table doesn't tell." if within else "")
+    ).rstrip()
 
 
 def _ablation(report: Mapping) -> str:
     rows = report["ablation"]["rows"]
     training, forward = versus_table(rows["training"]), versus_table(rows["forward"])
-    return f"Each setting switched alone; training:\n\n{training}\n\nForward, batch as above:\n\n{forward}"
+    told = f"{training}\n\n{noise(rows['training'])}".rstrip()
+    return f"Each setting switched alone; training:\n\n{told}\n\nForward, batch as above:\n\n{forward}"
 
 
 def _deferral(report: Mapping) -> str:
@@ -163,20 +231,64 @@ def _deferral(report: Mapping) -> str:
     )
 
 
-def _growth(report: Mapping) -> str:
-    lines = [
-        (
-            axis["label"],
-            f"{axis['values'][0]} to {axis['values'][-1]}",
-            f"{duration(axis['seconds'][0])} to {duration(axis['seconds'][-1])}",
-            "" if axis["exponent"] is None else f"{axis['exponent']:.2f}",
-            "" if axis["last_exponent"] is None else f"{axis['last_exponent']:.2f}",
-            f"{axis['expected']:g}",
-            axis["reason"],
+def exponent(values: Sequence[float], costs: Sequence[float]) -> float | None:
+    """The slope of log costs against log values; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
+
+
+_GROWS = {
+    "batch": "every step reads all weights and updates them, whatever the batch: memory sets the time of small batches, "
+    "products that of large ones",
+    "steps": "light reaches only part of the cube in the first steps, and all of it later, so a longer pass fires more cells a "
+    "step; the update of the weights, which comes once, works the other way",
+    "side": "the cells grow with the cube of it, but the lattice steps stay, and light needs one for every layer: in a deeper "
+    "cube fewer cells act before the end; small cubes fit the caches, but pay as much for each call",
+    "hidden": "the three large matrices grow with it; perception, memory and the state do not",
+    "cores": "operations are those of one core, and dividing them over all gives -1; cores share one memory, and wait for each "
+    "other twice a lattice step",
+}
+"""Why time grows otherwise than the counted operations do, by setting."""
+
+
+def grows(name: str, axis: Mapping) -> str:
+    """Why, and what the rows say of it: the share of cells that act, and where the forward pass is computed twice."""
+    values, rows = axis["values"], axis["rows"]
+    told = [_GROWS[name]]
+    first, last = (row["cell_updates"] / row["cell_updates_at_most"] for row in (rows[0], rows[-1]))
+    if f"{first:.2f}" != f"{last:.2f}":
+        told.append(f"of all cells {first:.2f} act a step at {values[0]}, {last:.2f} at {values[-1]}")
+    again = [f"{value}" for value, row in zip(values, rows, strict=True) if row["recomputes"]]
+    if 0 < len(again) < len(rows):
+        told.append(
+            f"**at {', '.join(again)} the forward pass is computed twice** (`lattice.remat`: memory is too little to keep it), "
+            "which adds to the exponents at the end, of time and of executed operations"
         )
-        for axis in report["growth"]["rows"].values()
-    ]
-    header = "setting", "range", "training step", "exponent", "at its end", "of counted operations", "why"
+    return "; ".join(told)
+
+
+def _exponents(values: Sequence[float], costs: Sequence[float]) -> tuple[str, str]:
+    """Over all values and between the last two, as shown."""
+    slopes = exponent(values, costs), exponent(values[-2:], costs[-2:])
+    return tuple("" if slope is None else f"{slope:.2f}" for slope in slopes)
+
+
+def _growth(report: Mapping) -> str:
+    lines = []
+    for name, axis in report["growth"]["rows"].items():
+        values, rows = axis["values"], axis["rows"]
+        # However many cores, the operations of a step stay the same; a core's are what its time can be set against.
+        parts = values if name == "cores" else [1] * len(values)
+        counted, executed = (
+            [row[f"{kind}_operations"] / part for row, part in zip(rows, parts, strict=True)]
+            for kind in ("counted", "executed")
+        )
+        spans = f"{values[0]} to {values[-1]}", f"{duration(axis['seconds'][0])} to {duration(axis['seconds'][-1])}"
+        slopes = *_exponents(values, axis["seconds"]), _exponents(values, counted)[0], *_exponents(values, executed)
+        lines.append((axis["label"], *spans, *slopes, grows(name, axis)))
+    header = "setting", "range", "training step", "exponent", "at its end", "of counted operations"
+    header = *header, "of executed operations", "at their end", "why"
     return markdown_table(header, lines) + "\n\n![Growth of the cost](results/throughput_growth.png)"
 
 

@@ -47,6 +47,7 @@ class Worker:
         self._send(case.cores)
         self.ready: Ready = self._ask(Job(case, text, small_text))
         self.seconds: list[float] = []
+        self.turns = 0
         self.peak_memory_bytes = 0
 
     def __enter__(self) -> "Worker":
@@ -85,6 +86,7 @@ class Worker:
         """Measures for one turn."""
         turn: Turn = self._ask(None)
         self.seconds += turn.seconds
+        self.turns += 1
         self.peak_memory_bytes = turn.peak_memory_bytes
 
     def trace(self, folder: Path) -> None:
@@ -120,6 +122,7 @@ def row(worker: Worker) -> dict:
     found = {
         "batch": batch,
         "steps": worker.case.config.lattice.steps,
+        "turns": worker.turns,
         "seconds": seconds.median,
         "seconds_quartiles": list(seconds.quartiles),
         "seconds_of_repeats": [round(value, 6) for value in seconds.values],

@@ -77,7 +77,7 @@ def one_rule(reference: Config) -> Config:
 
 
 def settings(reference: Config) -> dict[str, Case]:
-    """Every setting that speed depends on, switched alone, by what it is switched to."""
+    """Every setting that speed depends on, switched alone, by what it is switched to; first the default, for the noise."""
     update, batch = reference.lattice.update, reference.training.batch_size
     mask = "sample" if update.mask == "batch" else "batch"
 
@@ -85,6 +85,7 @@ def settings(reference: Config) -> dict[str, Case]:
         return Case("training", config)
 
     found = {
+        "default, again": trained(reference),
         "lattice.engine scan": trained(with_lattice(reference, engine="scan")),
         f"lattice.update.mask {mask}": trained(with_update(reference, mask=mask)),
         f"lattice.update.quiescent {not update.quiescent}": trained(with_update(reference, quiescent=not update.quiescent)),

@@ -30,6 +30,7 @@ from . import operations
 from .cases import Case
 
 _DENSE_SIDES = (1024, 2048, 3072, 4096)
+_DENSE_SIDES_OF_ACCELERATORS = (*_DENSE_SIDES, 8192)
 
 
 class Workload(NamedTuple):
@@ -101,7 +102,16 @@ def counts(case: Case, mesh: Mesh | None) -> dict:
         devices=1 if mesh is None else mesh.size,
         recomputes=recomputes,
     )
-    return {"engine": engine, "recomputes": recomputes} | counted
+    return {"engine": engine, "recomputes": recomputes, "defers": defers(case, engine, recomputes)} | counted
+
+
+def defers(case: Case, engine: Engine, recomputes: bool) -> bool:
+    """Whether a cell's matrix gradients wait for its last firing, which `lattice.weight_gradients` may leave to the engine."""
+    if engine != "native" or not case.trains:
+        return False
+    samples = case.config.training.micro_batch or case.batch
+    keeps = not recomputes
+    return native.Pass(case.config.lattice, case.config.lattice.steps, samples, fires_batch=1, firings=0, keeps=keeps).defers
 
 
 def rematerialises(case: Case, engine: Engine) -> bool:
@@ -171,14 +181,16 @@ def latency(case: Case, text: Text) -> Workload:
 
 
 def dense(case: Case, text: Text) -> Workload:
-    """The fastest of several float32 matrix products, on one device or with rows divided over all of them."""
-    del case, text
+    """The fastest of several products of matrices of the workload's numbers, on one device or with rows divided over all."""
+    del text
+    numbers = case.config.lattice.precision
+    sides = _DENSE_SIDES if jax.default_backend() == "cpu" else _DENSE_SIDES_OF_ACCELERATORS
     available = jax.devices()
     rows = NamedSharding(jax.make_mesh((len(available),), ("rows",), devices=available), PartitionSpec("rows"))
     whole = NamedSharding(rows.mesh, PartitionSpec())
     trials = []
-    for side in _DENSE_SIDES:
-        matrix = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+    for side in sides:
+        matrix = np.random.default_rng(0).normal(size=(side, side)).astype(jnp.dtype(numbers))
         for spread in {len(available) > 1, False}:
             left = jax.device_put(matrix, rows) if spread else jnp.asarray(matrix)
             right = jax.device_put(matrix, whole) if spread else left
@@ -189,6 +201,7 @@ def dense(case: Case, text: Text) -> Workload:
     tried = {f"{size}{' on all devices' if wide else ''}": rate / 1e9 for rate, size, wide, *_ in trials}
     figures = {
         "counted_operations": 2 * side**3,
+        "numbers": numbers,
         "side": side,
         "devices": len(available) if spread else 1,
         "tried_gflops": tried,
