@@ -2,9 +2,11 @@
 
 Contract: `read_record` returns the object in a file, or raises `InputError` that names the file and what is wrong with it, so
 that a damaged one never ends in a traceback. It reads and judges the form alone; what the values mean is for the reader.
+`write_record` leaves the whole of a record or what was there before.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -30,6 +32,16 @@ def read_record(path: Path, fields: Fields = _NONE, *, expected: str = _WRITTEN,
         raise InputError(f"{path} can't be read: {error}", expected=f"{expected}, as JSON", fix=fix) from error
     require_fields(record, fields, str(path), expected=expected, fix=fix)
     return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> None:

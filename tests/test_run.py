@@ -42,7 +42,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
+    assert {"config.json", "corpus.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
         entry.name for entry in whole.iterdir()
     }
     assert list(whole.glob("events*"))
