@@ -4,6 +4,7 @@ Contract: what it leaves in `<workdir>/adapter` is all that a later process need
 that was saved, because singular vectors come with other signs from another machine.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -55,6 +56,8 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
 
     def validate(parameters: dict) -> dict[str, float]:
         reconstructed = np.asarray(reconstruct(parameters, chosen_by))
+        if not np.isfinite(reconstructed).all():
+            return {"validation_similarity": math.nan}  # of one that diverges, which `fit` refuses with its step
         return {"validation_similarity": float(np.mean(cosine_similarity(reconstructed, chosen_by)))}
 
     with Monitor(

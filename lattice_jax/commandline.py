@@ -21,7 +21,7 @@ from rich.console import Console
 
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
-from lattice_jax.errors import InputError
+from lattice_jax.errors import InputError, SettingsError
 from lattice_jax.records import flat, read_record
 
 Arguments = TypeVar("Arguments")
@@ -143,7 +143,7 @@ def use_devices(config: Config, *, recorded: bool = False) -> Config:
 
     Both are recorded because parameters lie padded for them on disk. With `recorded`, of a run that has ended: where an engine
     of another kind of machine trained it, which pads nothing, another one is taken. To be called before JAX computes anything;
-    `InputError` where it has begun with fewer.
+    `SettingsError` where it has begun with fewer.
     """
     import jax
 
@@ -157,7 +157,7 @@ def use_devices(config: Config, *, recorded: bool = False) -> Config:
         except RuntimeError as error:
             begun = len(jax.devices("cpu"))
             if begun < wanted:
-                raise InputError(
+                raise SettingsError(
                     f"lattice.devices is {wanted}, and this program has begun with {begun}",
                     expected="in stages and trials at most as many as in the configuration that they change",
                     fix="raise lattice.devices in the configuration",

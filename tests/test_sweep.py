@@ -13,6 +13,7 @@ from lattice_jax import experiment, sweep, trial
 from lattice_jax.commandline import load_config, record_config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Range, parse_dimension
+from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import sweep_page
 from lattice_jax.material import gather
@@ -25,6 +26,7 @@ SHORT = (
     "--config.training.checkpoint_every=4",
     "--config.adapter.steps=4",
 )
+FEW = ("--config.corpus.held_out_pairs=8", "--config.corpus.validation_pairs=4")
 SEARCH = ("--search", "optimizer.learning_rate=log(1e-3,1e-2)", "--search", "loss.dialogue_similarity=uniform(0.2,1)")
 
 
@@ -106,6 +108,12 @@ def _smoke():
 def run_sweep(patch, folder: Path, *arguments: object) -> int:
     patch.chdir(ROOT)
     return run_here(patch, "sweep", "--config", SMOKE, *SHORT, *SEARCH, "--workdir", folder, *arguments)
+
+
+def write_pairs(file: Path, skipped: int) -> None:
+    """Forty real pairs, from the one numbered `skipped` on."""
+    pairs = load_pairs("hundred")[skipped : skipped + 40]
+    file.write_text("".join(json.dumps({"question": pair.question, "answer": pair.answer}) + "\n" for pair in pairs))
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +247,38 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
     (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
     assert one["state"] == "fail"
     assert "optimizer.final_learning_rate is 0.5" in one["reason"]
+
+
+def test_what_is_missing_ends_the_sweep_which_goes_on_once_it_is_there(tmp_path, monkeypatch, capsys):
+    folder, pairs = tmp_path / "run", tmp_path / "pairs.jsonl"
+    asked = ("--trials", 1, "--no-judge", f"--config.corpus.pairs={pairs}", *FEW)
+    assert run_sweep(monkeypatch, folder, *asked) == 2
+    assert "pairs.jsonl" in capsys.readouterr().err
+    assert not (folder / "sweep.json").exists(), "no trial has ended"
+    write_pairs(pairs, 0)
+    assert run_sweep(monkeypatch, folder, *asked, "--resume") == 0
+    assert [one["state"] for one in json.loads((folder / "sweep.json").read_text())["trials"]] == ["fail", "complete"]
+    write_pairs(pairs, 1)
+    assert run_sweep(monkeypatch, folder, "--trials", 2, *asked[2:], "--resume") == 2
+    assert "texts and the division" in capsys.readouterr().err, "trials on other texts don't compare"
+
+
+@pytest.mark.parametrize(
+    ("search", "reason"),
+    [
+        ("corpus.held_out_pairs=choice(1000)", "too few to divide"),
+        ("optimizer.learning_rate=choice(1e30)", "is nan at step"),
+        ("lattice.cell.parameter_budget=choice(3)", "lattice.cell.parameter_budget is 3"),
+    ],
+)
+def test_what_a_trials_own_settings_make_impossible_is_recorded(tmp_path, monkeypatch, search, reason):
+    monkeypatch.chdir(ROOT)
+    # With a look after every step one that diverges is seen by its answers, not by its loss.
+    asked = ("--search", search, "--trials", 1, *SHORT, "--config.training.evaluate_every=1", "--workdir", tmp_path / "run")
+    assert run_here(monkeypatch, "sweep", "--config", SMOKE, *asked) == 2
+    (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
+    assert one["state"] == "fail"
+    assert reason in one["reason"]
 
 
 def test_a_trial_behind_the_others_is_pruned_by_its_looks():
