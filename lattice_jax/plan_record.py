@@ -29,6 +29,7 @@ _ATTEMPT = {
     "figures": dict,
 }
 _BACK = {"decision.stage": str, "decision.settings": dict}
+_DIVERGED = {"diverged": str}
 _RESULT = {"criterion": str, "value": int | float, "threshold": int | float, "met": bool, "reason": str}
 _RUNNING = {"stage": str, "since": str}
 _TRAINS = ("settings", "start", "adapter", "judges")
@@ -70,7 +71,7 @@ def read_plan_record(path: Path) -> dict[str, Any]:
         require(stage, _STAGE, f"stage {number}")
     for number, attempt in enumerate(record["attempts"], start=1):
         where = f"attempt {number}"
-        require(attempt, _ATTEMPT, where)
+        require(attempt, _ATTEMPT | (_DIVERGED if "diverged" in attempt else {}), where)
         for result in attempt["criteria"]:
             require(result, _RESULT, f"a criterion of {where}")
         if attempt["decision"]["action"] == "go back":
