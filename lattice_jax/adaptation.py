@@ -85,6 +85,7 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
+            calmed_by="lower --config.adapter.learning_rate",
         )
     return _laid_out(freeze(adapter, result.params, jnp.asarray(text)), config, material, workdir)
 

@@ -76,6 +76,15 @@ def test_a_run_that_diverges_leaves_a_report(tmp_path, monkeypatch):
     assert "stopped: loss is nan" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("setting", "other"), [("adapter.learning_rate", "optimizer"), ("optimizer.learning_rate", "adapter")])
+def test_what_diverges_names_its_own_setting(tmp_path, monkeypatch, capsys, setting, other):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, f"--config.{setting}=1e30", "--workdir", tmp_path) == 2
+    message = capsys.readouterr().err
+    assert f"lower --config.{setting}" in message
+    assert f"--config.{other}" not in message
+
+
 def test_ctrl_c_while_the_adapter_learns_says_how_to_go_on(tmp_path, monkeypatch, capfd):
     def interrupted(*arguments, validate, **settings):
         def at_a_look(parameters):
