@@ -22,7 +22,7 @@ from rich.console import Console
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError, SettingsError
-from lattice_jax.records import flat, read_record
+from lattice_jax.records import flat, make_folder, read_record
 
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
@@ -34,6 +34,7 @@ _SETTINGS = {"seed": int, **dict.fromkeys(_ROOMS, dict)}
 _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
 OF_THE_MACHINE = ("lattice.engine", "lattice.devices")
 """Settings that `use_devices` fills in; they change nothing that a run that has ended reports but its speed."""
+_FOLDER, _ANOTHER = "one for the run, there or not yet", "give another --workdir"
 _BACKEND_OF = {"native": "cpu", "fused": "gpu"}
 
 
@@ -177,9 +178,18 @@ def new_workdir(wanted: Path | None, name: str) -> Path:
     """The folder that was asked for, or the first free one of runs/NAME, runs/NAME-2, ..."""
     folder = wanted or _free_folder(name)
     for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is no folder", expected="one for the run, there or not yet", fix="give another --workdir")
+        try:
+            blocked = path.exists() and not path.is_dir()
+        except OSError as error:  # a name that is too long, or a folder that must not be looked into
+            raise InputError(f"{path} can't be used: {error.strerror}", expected=_FOLDER, fix=_ANOTHER) from error
+        if blocked:
+            raise InputError(f"{path} is no folder", expected=_FOLDER, fix=_ANOTHER)
     return folder
+
+
+def make_workdir(folder: Path) -> Path:
+    """The folder of a run, a plan or a sweep, made where there is none yet."""
+    return make_folder(folder, expected="one that can be made and written to", fix=_ANOTHER)
 
 
 def _free_folder(name: str) -> Path:
@@ -193,7 +203,7 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
     """Write `config.json`, or, to resume, refuse settings that differ from those written there."""
     path = workdir / CONFIG_RECORD
     if not resume:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_workdir(workdir)
         if path.exists():
             raise InputError(
                 f"{workdir} already holds a run", expected="a new folder", fix="give --resume, or another --workdir"

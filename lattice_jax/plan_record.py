@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lattice_jax.commandline import make_workdir
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
@@ -46,7 +47,7 @@ def open_record(plan: Plan, base: Config, workdir: Path, *, resume: bool) -> dic
             raise InputError(
                 f"{workdir} already holds a plan", expected="a new folder", fix="give --resume, or another --workdir"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_workdir(workdir)
         return {"asked": asked, "attempts": [], "outcome": "under way"}
     if not path.is_file():
         raise InputError(f"{workdir} holds no plan", expected=f"a folder with {RECORD}", fix="start it without --resume")

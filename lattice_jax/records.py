@@ -2,7 +2,7 @@
 
 Contract: `read_record` returns the object in a file, or raises `InputError` that names the file and what is wrong with it, so
 that a damaged one never ends in a traceback. It reads and judges the form alone; what the values mean is for the reader.
-`write_record` leaves the whole of a record or what was there before.
+`write_record` leaves the whole of a record or what was there before, `make_folder` a folder that takes some.
 """
 
 import json
@@ -42,6 +42,17 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def make_folder(path: Path, *, expected: str, fix: str) -> Path:
+    """A folder, made with those above it where there is none yet; refuses one that can't be made or written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} can't be created: {error.strerror}", expected=expected, fix=fix) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path} can't be written to", expected=expected, fix=fix)
+    return path
 
 
 def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> None:

@@ -23,14 +23,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax import run, trial
-from lattice_jax.commandline import read_config_record, use_devices
+from lattice_jax.commandline import make_workdir, read_config_record, use_devices
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Dimension, Range
 from lattice_jax.errors import InputError, SettingsError
 from lattice_jax.evaluation.sweep_page import draw
 from lattice_jax.material import record_corpus
-from lattice_jax.records import read_record
+from lattice_jax.records import read_record, write_record
 from lattice_jax.training.alerts import NonFinite
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ def search(
         study.pruner = _pruner(wanted.pruner, config, optuna)
         _try(study, config, wanted, workdir, shared, console)
         _keep_the_best(study, workdir)
-        _write(_figures(study, config, wanted, None), workdir)
+        write_record(workdir / FIGURES, _figures(study, config, wanted, None))
     if not study.best_trials:
         raise InputError(
             f"none of {trials} trials came to its end", expected="one at least", fix=f"read the reasons in {workdir / FIGURES}"
         )
     verdict = _judge(study.best_trial, workdir, console) if judged else None
     found = _figures(study, config, wanted, verdict)
-    _write(found, workdir)
+    write_record(workdir / FIGURES, found)
     draw(study, found, workdir / PAGE)
     console.print(render(found))
     console.print(f"\n{workdir / PAGE}", highlight=False, markup=False)
@@ -158,8 +158,7 @@ def _record(config: Config, wanted: Search, workdir: Path, *, resume: bool) -> N
             raise InputError(
                 f"{workdir} already holds a sweep", expected="a new folder", fix="give --resume or another --workdir"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asked, indent=2) + "\n")
+        write_record(make_workdir(workdir) / RECORD, asked)
         return
     if not path.is_file():
         raise InputError(f"{workdir} holds no sweep", expected=f"a folder with {RECORD}", fix="start it without --resume")
@@ -294,12 +293,6 @@ def _figures(study: Any, config: Config, wanted: Search, verdict: Mapping[str, A
         "verdict": judged,
         "trials": trials,
     }
-
-
-def _write(found: Mapping[str, Any], workdir: Path) -> None:
-    temporary = workdir / f"{FIGURES}.tmp"
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    temporary.replace(workdir / FIGURES)
 
 
 def _told(value: object) -> str:

@@ -103,6 +103,27 @@ def test_a_folder_that_is_a_file(refused, tmp_path, name, arguments, below):
     assert file.read_text() == "a person's own"
 
 
+@pytest.mark.parametrize("name", ["train", "plan", "sweep", "seeds"])
+def test_a_folder_that_cannot_be_made(refused, name):
+    program, arguments = {
+        "train": ("train", ("--config", SMOKE)),
+        "plan": ("train", ("--plan", ROOT / "configs" / "plan.py")),
+        "sweep": ("sweep", ("--config", SMOKE, "--search", "seed=uniform(0,9)")),
+        "seeds": ("train", ("--config", SMOKE, "--seeds", "0", "1")),
+    }[name]
+    for folder in ("/proc/run", "n" * 300):  # where nothing can be made, not even by root, and by a name that no disk takes
+        message = refused(program, *arguments, "--workdir", folder)
+        assert f"error: {folder}" in message
+        assert "can't be" in message
+        assert "--workdir" in message
+
+
+def test_a_folder_that_takes_no_embeddings_is_refused_before_any_text_is_read(refused):
+    message = refused("embed", "--corpus", "nowhere.jsonl", "--out", "/proc/embeddings")
+    assert "/proc/embeddings can't be created" in message
+    assert "set --out to one" in message
+
+
 def test_an_unknown_setting(refused):
     message = refused("train", "--config", SMOKE, "--config.optimizer.learning_rat=1e-3")
     assert "learning" in message
