@@ -6,7 +6,6 @@ message on standard error and exit code 2, without a traceback; Ctrl-C exits wit
 
 import contextlib
 import dataclasses
-import json
 import re
 import runpy
 import sys
@@ -22,7 +21,7 @@ from rich.console import Console
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError, SettingsError
-from lattice_jax.records import flat, make_folder, read_record
+from lattice_jax.records import flat, make_folder, read_record, write_record
 
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
@@ -34,6 +33,8 @@ _SETTINGS = {"seed": int, **dict.fromkeys(_ROOMS, dict)}
 _MAY_CHANGE_ON_RESUME = ("evaluation.", "teacher.batch_size", "teacher.cache_directory", "training.patience")
 OF_THE_MACHINE = ("lattice.engine", "lattice.devices")
 """Settings that `use_devices` fills in; they change nothing that a run that has ended reports but its speed."""
+_BEGUN = ("metrics.jsonl", "adapter", "checkpoints", "summary.json")
+"""What a run's folder holds once something has been learned."""
 _FOLDER, _ANOTHER = "one for the run, there or not yet", "give another --workdir"
 _BACKEND_OF = {"native": "cpu", "fused": "gpu"}
 
@@ -200,15 +201,16 @@ def _free_folder(name: str) -> Path:
 
 
 def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
-    """Write `config.json`, or, to resume, refuse settings that differ from those written there."""
+    """Write `config.json` where nothing has been learned yet, or, to resume, refuse settings that differ from those there."""
     path = workdir / CONFIG_RECORD
     if not resume:
         make_workdir(workdir)
-        if path.exists():
+        # A first start that was refused for its texts, teacher or budget has left its settings alone, which may be corrected.
+        if path.exists() and any((workdir / name).exists() for name in _BEGUN):
             raise InputError(
                 f"{workdir} already holds a run", expected="a new folder", fix="give --resume, or another --workdir"
             )
-        path.write_text(json.dumps(config.as_dict(), indent=2) + "\n")
+        write_record(path, config.as_dict())
         return
     require_recorded(config, workdir)
 

@@ -219,10 +219,22 @@ def test_a_resume_needs_to_know_which_run(refused):
     assert "--workdir" in refused("train", "--config", SMOKE, "--resume")
 
 
-def test_a_run_is_not_started_over(tmp_path):
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "adapter", "checkpoints", "summary.json"])
+def test_a_run_is_not_started_over(tmp_path, begun):
     record_config(Config(), tmp_path, resume=False)
+    (tmp_path / begun).mkdir()
     with pytest.raises(InputError, match="already holds a run"):
         record_config(Config(), tmp_path, resume=False)
+
+
+def test_a_first_start_that_was_refused_is_corrected_in_the_same_folder(refused, tmp_path):
+    folder = tmp_path / "run"
+    start = ("train", "--config", SMOKE, "--workdir", folder)
+    assert "there is no such file" in refused(*start, "--config.corpus.pairs=mistyped.jsonl")
+    assert (folder / "config.json").is_file()
+    file = write_pairs(tmp_path / "pairs.jsonl", 20)
+    assert "too few to divide" in refused(*start, f"--config.corpus.pairs={file}")
+    assert read_config_record(folder).corpus.pairs == str(file)
 
 
 def test_a_resume_with_other_settings_names_them(tmp_path):
