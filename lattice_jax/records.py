@@ -55,6 +55,17 @@ def make_folder(path: Path, *, expected: str, fix: str) -> Path:
     return path
 
 
+def require_writable(path: Path, *, expected: str, fix: str) -> None:
+    """Refuse a file that can't be written later on, before the work is done that is to be written there; makes its folder."""
+    make_folder(path.parent, expected=expected, fix=fix)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path} can't be written: {error.strerror}", expected=expected, fix=fix) from error
+    if is_folder:
+        raise InputError(f"{path} is a folder", expected=expected, fix=fix)
+
+
 def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> None:
     """Refuse what is no JSON object, or one without these fields; `where` is what the message calls it."""
     if not isinstance(record, dict):

@@ -39,6 +39,8 @@ from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, Interrupted
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
+_SUMMARY_FIELDS = {"training_operations": int | float, "steps": int}
+"""What is read of a summary when a run is judged again."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "lattice-jax")
 
 
@@ -126,14 +128,14 @@ def train(
 
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
+    summary, rows = read_summary(workdir), _read_rows(workdir)  # before minutes of judging, because they may be refused
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    summary = read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement) | _endurance_figures(config, material, codec, base, parameters, mesh)
     if config.emergence.at_end:
         summary |= _observe(config, material, codec, parameters, workdir)
     write_record(workdir / SUMMARY, summary)
-    _draw(summary, read_metrics(workdir / METRICS), workdir, console)
+    _draw(summary, rows, workdir, console)
     _tell(judgement, summary, console)
     return summary
 
@@ -298,12 +300,22 @@ def _observe(config: Config, material: Material, codec: Codec, parameters: dict,
 
 def read_summary(workdir: Path) -> dict:
     """The figures of a run that has ended."""
+    read_config_record(workdir)  # what is no run at all is refused as that
     path = workdir / SUMMARY
     if not path.is_file():
         raise InputError(
             f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume"
         )
-    return read_record(path)
+    return read_record(path, _SUMMARY_FIELDS, expected="the figures of a run that has ended", fix="restore it")
+
+
+def _read_rows(workdir: Path) -> list[dict]:
+    """What a run that has ended recorded at each step."""
+    if not (workdir / METRICS).is_file():
+        raise InputError(
+            f"{workdir} has no {METRICS}", expected="what the run recorded at each step", fix="restore it, or train anew"
+        )
+    return read_metrics(workdir / METRICS)
 
 
 def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> None:

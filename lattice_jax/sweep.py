@@ -91,6 +91,8 @@ def search(
     config: Config, wanted: Search, workdir: Path, *, trials: int, judged: bool, resume: bool, console: Console
 ) -> dict[str, Any]:
     """Try settings until `trials` have ended, then judge the best; returns the figures of `sweep.json`."""
+    if trials < 1:
+        raise InputError(f"--trials is {trials}", expected="1 or more", fix="give a larger one")
     optuna = _optuna()
     _record(config, wanted, workdir, resume=resume)
     study = _study(workdir / DATABASE, optuna, resume=resume)

@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     config = with_settings(load_config(Path(SMOKE)), SETTINGS | {"corpus.pairs": str(folder / "pairs.jsonl")})
     shared = trial.Shared(folder / "adapters", Console(quiet=True))
     found = trial.train(config, folder / "run", shared, resume=False).material.corpus
-    (folder / "run" / "summary.json").write_text(json.dumps({"data_hash": found.hash, "training_operations": 1.0}))
+    (folder / "run" / "summary.json").write_text(json.dumps({"data_hash": found.hash, "training_operations": 1.0, "steps": 2}))
     return folder / "run", folder / "pairs.jsonl"
 
 

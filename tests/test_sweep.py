@@ -249,6 +249,13 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
     assert "optimizer.final_learning_rate is 0.5" in one["reason"]
 
 
+@pytest.mark.parametrize("trials", [0, -1])
+def test_a_sweep_of_no_trials_is_refused(tmp_path, monkeypatch, capsys, trials):
+    assert run_sweep(monkeypatch, tmp_path / "run", "--trials", trials) == 2
+    assert f"--trials is {trials}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_missing_ends_the_sweep_which_goes_on_once_it_is_there(tmp_path, monkeypatch, capsys):
     folder, pairs = tmp_path / "run", tmp_path / "pairs.jsonl"
     asked = ("--trials", 1, "--no-judge", f"--config.corpus.pairs={pairs}", *FEW)
