@@ -65,8 +65,8 @@ class CorpusColumns:
 def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, out: Path | None, *, console: Console) -> dict:
     """Embed what is not yet embedded of a corpus, and record its order; returns the figures that it prints."""
     start = time.perf_counter()
-    make_directory(out or Path(settings.cache_directory))  # before hours of encoding, because it may be refused
     texts = corpus_texts(corpus, Columns(columns.question_column, columns.answer_column))
+    make_directory(out or Path(settings.cache_directory))  # before hours of encoding, because it may be refused
     with embedding_progress(settings.name, console) as on_progress:
         found = extract(texts, settings, directory=out, on_progress=on_progress)
     store = found.embeddings.store

@@ -11,6 +11,7 @@ import pytest
 from program import ROOT, SMOKE, run_here
 from teacher_directory import make_teacher
 
+from lattice_jax import embedding
 from lattice_jax.commandline import load_config, read_config_record, record_config, terminal
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
@@ -118,8 +119,9 @@ def test_a_folder_that_cannot_be_made(refused, name):
         assert "--workdir" in message
 
 
-def test_a_folder_that_takes_no_embeddings_is_refused_before_any_text_is_read(refused):
-    message = refused("embed", "--corpus", "nowhere.jsonl", "--out", "/proc/embeddings")
+def test_a_folder_that_takes_no_embeddings_is_refused_before_any_text_is_encoded(refused, monkeypatch):
+    monkeypatch.setattr(embedding, "extract", None)
+    message = refused("embed", "--corpus", "hundred", "--teacher", "minilm", "--out", "/proc/embeddings")
     assert "/proc/embeddings can't be created" in message
     assert "set --out to one" in message
 
