@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 
 from benchmarks.reproduction.figures import measure  # noqa: E402
 from benchmarks.reproduction.page import markdown, plot  # noqa: E402
-from lattice_jax.commandline import clear_errors  # noqa: E402
+from lattice_jax.commandline import clear_errors, make_workdir  # noqa: E402
 from lattice_jax.config import AdapterConfig, Config, CorpusConfig, TeacherConfig  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -100,7 +100,7 @@ def all_runs() -> Mapping[str, Config]:
 with clear_errors():
     arguments = tyro.cli(Autoencoding, args=sys.argv[1:], description=__doc__)
     console, runs = Console(), all_runs()
-    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    make_workdir(arguments.workdir)
     for name, config in runs.items():
         record = arguments.workdir / f"{name}.json"
         if not record.exists() and any(name == wanted or name.startswith(f"{wanted}-") for wanted in arguments.only):

@@ -4,6 +4,7 @@ Contract: what it leaves in `<workdir>/adapter` is all that a later process need
 that was saved, because singular vectors come with other signs from another machine.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -55,6 +56,8 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
 
     def validate(parameters: dict) -> dict[str, float]:
         reconstructed = np.asarray(reconstruct(parameters, chosen_by))
+        if not np.isfinite(reconstructed).all():
+            return {"validation_similarity": math.nan}  # of one that diverges, which `fit` refuses with its step
         return {"validation_similarity": float(np.mean(cosine_similarity(reconstructed, chosen_by)))}
 
     with Monitor(
@@ -82,6 +85,7 @@ def fit_adapter(config: Config, material: Material, workdir: Path) -> Codec:
             best=start.best,
             checkpoints=checkpoints,
             monitor=monitor,
+            calmed_by="lower --config.adapter.learning_rate",
         )
     return _laid_out(freeze(adapter, result.params, jnp.asarray(text)), config, material, workdir)
 

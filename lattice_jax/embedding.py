@@ -32,6 +32,7 @@ from lattice_jax.teachers.store import (
     read_manifest,
     unlisted_shards,
 )
+from lattice_jax.teachers.weights import make_directory
 from lattice_jax.training.monitor import peak_memory_bytes
 
 ARGUMENTS = {
@@ -65,6 +66,7 @@ def embed_corpus(settings: TeacherConfig, corpus: str, columns: CorpusColumns, o
     """Embed what is not yet embedded of a corpus, and record its order; returns the figures that it prints."""
     start = time.perf_counter()
     texts = corpus_texts(corpus, Columns(columns.question_column, columns.answer_column))
+    make_directory(out or Path(settings.cache_directory))  # before hours of encoding, because it may be refused
     with embedding_progress(settings.name, console) as on_progress:
         found = extract(texts, settings, directory=out, on_progress=on_progress)
     store = found.embeddings.store

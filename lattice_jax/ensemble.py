@@ -8,7 +8,6 @@ is worth, whichever its seed.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from lattice_jax.evaluation.baselines import Pairs
 from lattice_jax.evaluation.similarity import MEASURES, paired_difference, score_pairs, summarise, unit_rows
 from lattice_jax.evaluation.verdict import label
 from lattice_jax.material import Material
+from lattice_jax.records import require_writable, write_record
 
 FILE = "ensemble.json"
 SIDES = ("train", "validation", "held_out")
@@ -75,13 +75,11 @@ def evaluate(
     if len(workdirs) < 2:
         raise InputError(f"an ensemble of {len(workdirs)}", expected="two or more runs", fix="give --workdir several times")
     require_different(workdirs)
+    require_writable(out, expected="a file, new or not, in a folder that can be made", fix="give another --out")
     members, material = _load(workdirs, console)
     with console.status("measuring the ensemble and the baselines"):
         found = judge(members, material, fit)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.tmp")
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    temporary.replace(out)
+    write_record(out, found)
     console.print(render(found))
     console.print(f"\nFigures: {out}", highlight=False, markup=False)
     return found

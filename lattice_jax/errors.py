@@ -12,3 +12,7 @@ class InputError(ValueError):
     def __init__(self, found: str, *, expected: str, fix: str):
         super().__init__(f"{found}\n  expected: {expected}\n  fix: {fix}")
         self.found, self.expected, self.fix = found, expected, fix
+
+
+class SettingsError(InputError):
+    """Settings that can't be used with each other or on this machine, whatever the files are: other settings may do."""

@@ -5,6 +5,7 @@ pairs are embedded with the rest and next touched by `adapter_figures` and `judg
 the validation pairs.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -167,6 +168,8 @@ def fit_cube(
         figures = {}
         for side, pairs in looked_at.items():
             predicted = predict(parameters, pairs.questions)
+            if not np.isfinite(predicted).all():
+                return {f"{side}_similarity": math.nan}  # of a run that diverges, which `fit` refuses with its step
             measures = measure(predicted, pairs.answers, bootstrap_samples=2)
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
             if side == "validation":

@@ -3,8 +3,9 @@
 Contract: `<workdir>/plan.json` records every attempt at a stage (settings, dates, figures, criteria, decision) and `plan.md`
 says the same to a reader; both are written anew, whole, whenever something changes. What is done next follows from plan and
 record alone (`standing`), so a resumed plan repeats no finished stage and goes on with the one that was cut off; until a stage
-is decided on, its criteria may be changed (`plan_record.py`). Of several attempts at a stage the best is taken forward. Stages
-that train are trials (`trial.py`): the held-out pairs are first used by the last stage.
+is decided on, its criteria may be changed (`plan_record.py`). Of several attempts at a stage the best is taken forward; one
+that diverged is missed and without figures, and nothing is built on it. Stages that train are trials (`trial.py`): the held-out
+pairs are first used by the last stage.
 """
 
 import datetime
@@ -30,6 +31,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.evaluation.plan_page import figure, render
 from lattice_jax.figures import flatten, require_known
 from lattice_jax.plan_record import RECORD
+from lattice_jax.training.alerts import NonFinite
 
 PAGE, ADAPTERS = "plan.md", "adapters"
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
@@ -128,12 +130,11 @@ def weigh(criterion: Criterion, figures: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def decide(stage: Stage, results: Sequence[Mapping[str, Any]], missed_before: int) -> dict[str, Any]:
-    """What is done after a stage; `missed_before` earlier attempts at it have missed a criterion too."""
-    missed = [result["criterion"] for result in results if not result["met"]]
-    if not missed:
+def decide(stage: Stage, results: Sequence[Mapping[str, Any]], missed_before: int, *, diverged: str = "") -> dict[str, Any]:
+    """What is done after a stage; `missed_before` earlier attempts at it have missed a criterion, or diverged, too."""
+    told = _shortfall(results, diverged)
+    if not told:
         return {"action": "go on", "reason": "every criterion is met"}
-    told = f"missed: {'; '.join(missed)}"
     if missed_before >= len(stage.if_missed):
         return {"action": "stop", "reason": told}
     answer = stage.if_missed[missed_before]
@@ -141,6 +142,24 @@ def decide(stage: Stage, results: Sequence[Mapping[str, Any]], missed_before: in
     if isinstance(answer, GoOn):
         return {"action": "go on", "reason": reason}
     return {"action": "go back", "stage": answer.stage, "settings": dict(answer.settings), "reason": reason}
+
+
+def _shortfall(results: Sequence[Mapping[str, Any]], diverged: str) -> str:
+    """What an attempt did not reach, '' where it reached all; `diverged`: what it was told with that stopped being a number."""
+    missed = [result["criterion"] for result in results if not result["met"]]
+    return f"diverged: {diverged}" if diverged else f"missed: {'; '.join(missed)}" if missed else ""
+
+
+def _require_something_to_build_on(plan: Plan, attempts: Sequence[dict[str, Any]]) -> None:
+    """Stop after all where the last attempt diverged, and a later stage builds on its stage, at which no attempt did better."""
+    last = attempts[-1]
+    later = plan.stages[plan.index(last["stage"]) + 1 :]
+    built_on = any(last["stage"] in (stage.start, stage.adapter, stage.judges) for stage in later)
+    if last["decision"]["action"] == "go on" and built_on and "diverged" in standing(plan, attempts).taken[last["stage"]]:
+        last["decision"] = {
+            "action": "stop",
+            "reason": f"{last['decision']['reason']}; nothing is there that later stages build on",
+        }
 
 
 def check(plan: Plan, base: Config) -> None:
@@ -190,10 +209,10 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
         _write(record, workdir)
         console.rule(f"[bold]{attempt.folder}[/]: {escape(attempt.stage.purpose)}", align="left")
         began = datetime.datetime.now().astimezone()
-        figures, folder = _make(plan, base, attempt, record, workdir, shared, console)
-        results = [weigh(criterion, figures) for criterion in attempt.stage.criteria]
+        figures, folder, diverged = _make(plan, base, attempt, record, workdir, shared, console)
+        results = [] if diverged else [weigh(criterion, figures) for criterion in attempt.stage.criteria]
         missed_before = sum(not earlier["met"] for earlier in record["attempts"] if earlier["stage"] == attempt.stage.name)
-        decision = decide(attempt.stage, results, missed_before)
+        decision = decide(attempt.stage, results, missed_before, diverged=diverged)
         record["attempts"].append(
             {
                 "stage": attempt.stage.name,
@@ -203,12 +222,14 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
                 "started": record.pop("running")["since"],
                 "ended": _now(),
                 "seconds": (datetime.datetime.now().astimezone() - began).total_seconds(),
-                "met": all(result["met"] for result in results),
+                "met": not _shortfall(results, diverged),
                 "criteria": results,
                 "decision": decision,
                 "figures": figures,
+                **({"diverged": diverged} if diverged else {}),
             }
         )
+        _require_something_to_build_on(plan, record["attempts"])
         _tell_what_is_taken(plan, record["attempts"])
         record["outcome"] = _outcome(plan, record["attempts"])
         _write(record, workdir)
@@ -219,24 +240,27 @@ def carry_out(plan: Plan, base: Config, workdir: Path, *, resume: bool, console:
 
 def _make(
     plan: Plan, base: Config, attempt: Next, record: dict, workdir: Path, shared: trial.Shared, console: Console
-) -> tuple[dict[str, float], str]:
-    """Train or judge; the figures of it, and the folder of the run."""
+) -> tuple[dict[str, float], str, str]:
+    """Train or judge; the figures of it, the folder of the run, and, where it diverged, what stopped being a number."""
     stage, taken = attempt.stage, standing(plan, record["attempts"]).taken
     made = {name: earlier["folder"] for name, earlier in taken.items()}
-    if stage.judges:
-        folder = workdir / made[stage.judges]
-        summary = run.train(read_config_record(folder), folder, resume=True, console=console)
-        return flatten(summary), made[stage.judges]
-    folder = workdir / attempt.folder
-    trained = trial.train(
-        stage_config(base, stage, attempt.changes),
-        folder,
-        shared,
-        resume=(folder / CONFIG_RECORD).exists(),
-        start=workdir / made[stage.start] if stage.start else None,
-        adapter=workdir / made[stage.adapter] if stage.adapter else None,
-    )
-    return trial.figures(trained, folder), attempt.folder
+    name = made[stage.judges] if stage.judges else attempt.folder
+    folder = workdir / name
+    try:
+        if stage.judges:
+            summary = run.train(read_config_record(folder), folder, resume=True, console=console)
+            return flatten(summary), name, ""
+        trained = trial.train(
+            stage_config(base, stage, attempt.changes),
+            folder,
+            shared,
+            resume=(folder / CONFIG_RECORD).exists(),
+            start=workdir / made[stage.start] if stage.start else None,
+            adapter=workdir / made[stage.adapter] if stage.adapter else None,
+        )
+    except NonFinite as error:
+        return {}, name, error.found
+    return trial.figures(trained, folder), name, ""
 
 
 def _tell_what_is_taken(plan: Plan, attempts: Sequence[dict[str, Any]]) -> None:
@@ -265,16 +289,20 @@ def _outcome(plan: Plan, attempts: Sequence[Mapping[str, Any]]) -> str:
     if next_attempt(plan, attempts) is not None:
         return "under way"
     last = attempts[-1]
-    missed = [result["criterion"] for result in last["criteria"] if not result["met"]]
     if last["decision"]["action"] == "stop":
-        if last["stage"] == plan.stages[-1].name:
-            return f"carried out; {last['stage']} missed {'; '.join(missed)}"
-        return f"stopped after {last['stage']}: missed {'; '.join(missed)}"
+        told = _shortfall(last["criteria"], last.get("diverged", "")).replace("missed: ", "missed ", 1)
+        return (
+            f"carried out; {last['stage']} {told}"
+            if last["stage"] == plan.stages[-1].name
+            else f"stopped after {last['stage']}: {told}"
+        )
     reached = all(attempt["met"] for attempt in standing(plan, attempts).taken.values())
     return "every stage reached what was asked of it" if reached else "ended; some criteria were missed"
 
 
 def _tell(attempt: Mapping[str, Any], console: Console) -> None:
+    if "diverged" in attempt:
+        console.print(f"[red]diverged[/]: {escape(attempt['diverged'])}")
     for result in attempt["criteria"]:
         mark = "[green]met[/]   " if result["met"] else "[red]missed[/]"
         console.print(f"{mark} {result['criterion']}: {figure(result['value'])} against {figure(result['threshold'])}")

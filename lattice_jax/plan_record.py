@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lattice_jax.commandline import make_workdir
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError
@@ -29,6 +30,7 @@ _ATTEMPT = {
     "figures": dict,
 }
 _BACK = {"decision.stage": str, "decision.settings": dict}
+_DIVERGED = {"diverged": str}
 _RESULT = {"criterion": str, "value": int | float, "threshold": int | float, "met": bool, "reason": str}
 _RUNNING = {"stage": str, "since": str}
 _TRAINS = ("settings", "start", "adapter", "judges")
@@ -45,7 +47,7 @@ def open_record(plan: Plan, base: Config, workdir: Path, *, resume: bool) -> dic
             raise InputError(
                 f"{workdir} already holds a plan", expected="a new folder", fix="give --resume, or another --workdir"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_workdir(workdir)
         return {"asked": asked, "attempts": [], "outcome": "under way"}
     if not path.is_file():
         raise InputError(f"{workdir} holds no plan", expected=f"a folder with {RECORD}", fix="start it without --resume")
@@ -70,7 +72,7 @@ def read_plan_record(path: Path) -> dict[str, Any]:
         require(stage, _STAGE, f"stage {number}")
     for number, attempt in enumerate(record["attempts"], start=1):
         where = f"attempt {number}"
-        require(attempt, _ATTEMPT, where)
+        require(attempt, _ATTEMPT | (_DIVERGED if "diverged" in attempt else {}), where)
         for result in attempt["criteria"]:
             require(result, _RESULT, f"a criterion of {where}")
         if attempt["decision"]["action"] == "go back":

@@ -2,9 +2,11 @@
 
 Contract: `read_record` returns the object in a file, or raises `InputError` that names the file and what is wrong with it, so
 that a damaged one never ends in a traceback. It reads and judges the form alone; what the values mean is for the reader.
+`write_record` leaves the whole of a record or what was there before, `make_folder` a folder that takes some.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -30,6 +32,38 @@ def read_record(path: Path, fields: Fields = _NONE, *, expected: str = _WRITTEN,
         raise InputError(f"{path} can't be read: {error}", expected=f"{expected}, as JSON", fix=fix) from error
     require_fields(record, fields, str(path), expected=expected, fix=fix)
     return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def make_folder(path: Path, *, expected: str, fix: str) -> Path:
+    """A folder, made with those above it where there is none yet; refuses one that can't be made or written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} can't be created: {error.strerror}", expected=expected, fix=fix) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path} can't be written to", expected=expected, fix=fix)
+    return path
+
+
+def require_writable(path: Path, *, expected: str, fix: str) -> None:
+    """Refuse a file that can't be written later on, before the work is done that is to be written there; makes its folder."""
+    make_folder(path.parent, expected=expected, fix=fix)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path} can't be written: {error.strerror}", expected=expected, fix=fix) from error
+    if is_folder:
+        raise InputError(f"{path} is a folder", expected=expected, fix=fix)
 
 
 def require_fields(record: Any, fields: Fields, where: str, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> None:

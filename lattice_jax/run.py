@@ -1,12 +1,11 @@
 """What a person starts: a run trained and judged, judged again, or asked.
 
 Contract: each function works on a run's folder and tells a console what it does. The folder holds `config.json`,
-`metrics.jsonl`, `alerts.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event files, plots
-and `report.html`.
+`corpus.json`, `metrics.jsonl`, `alerts.jsonl`, `summary.json` (written whole or not at all), `checkpoints/`, `adapter/`, event
+files, plots and `report.html`.
 """
 
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +30,8 @@ from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
-from lattice_jax.material import Material, gather
-from lattice_jax.records import read_record
+from lattice_jax.material import SUMMARY, Material, gather, record_corpus, require_same_corpus
+from lattice_jax.records import read_record, write_record
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.alerts import NonFinite
@@ -40,7 +39,8 @@ from lattice_jax.training.checkpoint import Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, Interrupted
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
-SUMMARY = "summary.json"
+_SUMMARY_FIELDS = {"training_operations": int | float, "steps": int}
+"""What is read of a summary when a run is judged again."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "lattice-jax")
 
 
@@ -82,6 +82,7 @@ def train(
     console.print(describe(config))
     with _timed(seconds, "embedding"):
         material = _gather(config, console)
+    record_corpus(material.corpus, workdir, resume=resume)
     console.print("Training the adapter")
     with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, "adapter", console):
         codec = adaptation.fit_adapter(config, material, workdir)
@@ -114,7 +115,7 @@ def train(
         **emergence,
         "samples_per_second": median_samples_per_second(rows),
     }
-    _write_summary(summary, workdir)
+    write_record(workdir / SUMMARY, summary)
     _draw(summary, rows, workdir, console)
     _tell(judgement, summary, console)
     console.print(
@@ -127,14 +128,14 @@ def train(
 
 def evaluate(workdir: Path, *, console: Console) -> dict:
     """Judge a trained run again with its best parameters; renews the verdict in its summary and returns the summary."""
+    summary, rows = read_summary(workdir), _read_rows(workdir)  # before minutes of judging, because they may be refused
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    summary = read_summary(workdir)
     judgement = experiment.judge_run(config, material, codec, base, parameters, mesh, summary["training_operations"])
     summary |= _verdict_figures(judgement) | _endurance_figures(config, material, codec, base, parameters, mesh)
     if config.emergence.at_end:
         summary |= _observe(config, material, codec, parameters, workdir)
-    _write_summary(summary, workdir)
-    _draw(summary, read_metrics(workdir / METRICS), workdir, console)
+    write_record(workdir / SUMMARY, summary)
+    _draw(summary, rows, workdir, console)
     _tell(judgement, summary, console)
     return summary
 
@@ -243,6 +244,7 @@ def _load(workdir: Path, console: Console):
     checkpoints = Checkpoints(workdir / "checkpoints")
     parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
     material = _gather(config, console)
+    require_same_corpus(material.corpus, workdir)
     codec, base = adaptation.load_adapter(config, material, workdir), experiment.answer_base(config, material)
     return config, material, codec, base, parameters, mesh
 
@@ -299,18 +301,22 @@ def _observe(config: Config, material: Material, codec: Codec, parameters: dict,
 
 def read_summary(workdir: Path) -> dict:
     """The figures of a run that has ended."""
+    read_config_record(workdir)  # what is no run at all is refused as that
     path = workdir / SUMMARY
     if not path.is_file():
         raise InputError(
             f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume"
         )
-    return read_record(path)
+    return read_record(path, _SUMMARY_FIELDS, expected="the figures of a run that has ended", fix="restore it")
 
 
-def _write_summary(summary: dict, workdir: Path) -> None:
-    temporary = workdir / f"{SUMMARY}.tmp"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(workdir / SUMMARY)
+def _read_rows(workdir: Path) -> list[dict]:
+    """What a run that has ended recorded at each step."""
+    if not (workdir / METRICS).is_file():
+        raise InputError(
+            f"{workdir} has no {METRICS}", expected="what the run recorded at each step", fix="restore it, or train anew"
+        )
+    return read_metrics(workdir / METRICS)
 
 
 def _draw(summary: dict, rows: list[dict], workdir: Path, console: Console) -> None:

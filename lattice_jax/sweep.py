@@ -5,7 +5,9 @@ trial that does best on the validation pairs is judged when all have ended, and 
 chosen by someone who knows. A trial is worth the figure at the look that chose its parameters. It is reported at every look, so
 a pruner can end a trial that falls behind. The n-th trial's suggestions depend on the seed, n and what ended before, and all of
 it lies in `<workdir>/sweep.db` (SQLite), so a resumed sweep goes on as if it had not been cut off: a trial that was running is
-tried again from its start. Only the best trial keeps its parameters; `sweep.json` and `sweep.html` tell of all.
+tried again from its start. What a trial's own settings make impossible, or let diverge, is a result of the search; what is
+wrong with files, teacher or machine ends the sweep, which goes on with that trial when it is resumed. Only the best trial keeps
+its parameters; `sweep.json` and `sweep.html` tell of all.
 """
 
 import dataclasses
@@ -21,14 +23,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax import run, trial
-from lattice_jax.commandline import read_config_record
+from lattice_jax.commandline import make_workdir, read_config_record, use_devices
 from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Dimension, Range
-from lattice_jax.errors import InputError
+from lattice_jax.errors import InputError, SettingsError
 from lattice_jax.evaluation.sweep_page import draw
-from lattice_jax.records import read_record
-from lattice_jax.training.loop import NonFiniteLoss
+from lattice_jax.material import record_corpus
+from lattice_jax.records import read_record, write_record
+from lattice_jax.training.alerts import NonFinite
 
 if TYPE_CHECKING:
     import optuna
@@ -88,6 +91,8 @@ def search(
     config: Config, wanted: Search, workdir: Path, *, trials: int, judged: bool, resume: bool, console: Console
 ) -> dict[str, Any]:
     """Try settings until `trials` have ended, then judge the best; returns the figures of `sweep.json`."""
+    if trials < 1:
+        raise InputError(f"--trials is {trials}", expected="1 or more", fix="give a larger one")
     optuna = _optuna()
     _record(config, wanted, workdir, resume=resume)
     study = _study(workdir / DATABASE, optuna, resume=resume)
@@ -98,14 +103,14 @@ def search(
         study.pruner = _pruner(wanted.pruner, config, optuna)
         _try(study, config, wanted, workdir, shared, console)
         _keep_the_best(study, workdir)
-        _write(_figures(study, config, wanted, None), workdir)
+        write_record(workdir / FIGURES, _figures(study, config, wanted, None))
     if not study.best_trials:
         raise InputError(
             f"none of {trials} trials came to its end", expected="one at least", fix=f"read the reasons in {workdir / FIGURES}"
         )
     verdict = _judge(study.best_trial, workdir, console) if judged else None
     found = _figures(study, config, wanted, verdict)
-    _write(found, workdir)
+    write_record(workdir / FIGURES, found)
     draw(study, found, workdir / PAGE)
     console.print(render(found))
     console.print(f"\n{workdir / PAGE}", highlight=False, markup=False)
@@ -155,8 +160,7 @@ def _record(config: Config, wanted: Search, workdir: Path, *, resume: bool) -> N
             raise InputError(
                 f"{workdir} already holds a sweep", expected="a new folder", fix="give --resume or another --workdir"
             )
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asked, indent=2) + "\n")
+        write_record(make_workdir(workdir) / RECORD, asked)
         return
     if not path.is_file():
         raise InputError(f"{workdir} holds no sweep", expected=f"a folder with {RECORD}", fix="start it without --resume")
@@ -198,7 +202,7 @@ def _folder(workdir: Path, one: Any) -> Path:
 
 
 def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: trial.Shared, console: Console) -> None:
-    """One trial, from suggestions to what it was worth."""
+    """One trial, from suggestions to what it was worth; what isn't due to them is raised, and the trial to be made again."""
     import optuna
 
     asked = study.ask()
@@ -208,24 +212,37 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
     suggested = ", ".join(f"{name} = {_told(value)}" for name, value in changes.items())
     console.rule(escape(f"trial {asked.number}: {suggested}"), align="left")
     try:
-        changed = with_settings(config, changes)
+        changed = use_devices(with_settings(config, changes))
+        _require_texts(changed, wanted, workdir, shared)
         looks = _Looks(asked, wanted, changed)
         trained = trial.train(changed, folder, shared, resume=False, on_look=looks)
     except optuna.TrialPruned:
         study.tell(asked, state=_states().PRUNED)
         trial.record_end(folder, "pruned")
         console.print("[dim]pruned: behind the others[/]")
-    except InputError as error:
-        # Settings that contradict each other, or that diverge, are a result of the search and recorded as one.
+    except (SettingsError, NonFinite) as error:
         asked.set_user_attr("reason", error.found)
         study.tell(asked, state=_states().FAIL)
         trial.record_end(folder, f"given up: {error.found}")
-        console.print(f"[yellow]{'diverged' if isinstance(error, NonFiniteLoss) else 'not possible'}[/]: {escape(error.found)}")
+        console.print(f"[yellow]{'diverged' if isinstance(error, NonFinite) else 'not possible'}[/]: {escape(error.found)}")
     else:
         asked.set_user_attr("steps", trained.result.step)
         asked.set_user_attr("best_step", trained.result.best.step)
         study.tell(asked, looks.value)
         console.print(f"validation {wanted.figure} [bold]{looks.value:.4f}[/]; best so far {study.best_value:.4f}")
+
+
+def _require_texts(config: Config, wanted: Search, workdir: Path, shared: trial.Shared) -> None:
+    """Gather what a trial works on, the same for all trials unless the search is over corpus or teacher."""
+    rooms = {dimension.name.partition(".")[0] for dimension in wanted.dimensions}
+    try:
+        corpus = shared.material(config).corpus
+    except InputError as error:
+        if rooms & {"corpus", "teacher"}:
+            raise SettingsError(error.found, expected=error.expected, fix=error.fix) from error
+        raise
+    if "corpus" not in rooms:
+        record_corpus(corpus, workdir, resume=True)  # a sweep goes on for days, and trials on other texts don't compare
 
 
 def _suggest(asked: Any, dimension: Dimension) -> object:
@@ -285,12 +302,6 @@ def _figures(study: Any, config: Config, wanted: Search, verdict: Mapping[str, A
         "verdict": judged,
         "trials": trials,
     }
-
-
-def _write(found: Mapping[str, Any], workdir: Path) -> None:
-    temporary = workdir / f"{FIGURES}.tmp"
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    temporary.replace(workdir / FIGURES)
 
 
 def _told(value: object) -> str:

@@ -27,7 +27,7 @@ from lattice_jax.evaluation.similarity import MEASURES, cosine_similarity, measu
 from lattice_jax.lattice import devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.surface import face_shape
-from lattice_jax.material import Material, gather
+from lattice_jax.material import Material, gather, record_corpus, require_same_corpus
 from lattice_jax.stacking import Base
 from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
 from lattice_jax.training.loop import FitResult, initial_state
@@ -133,6 +133,10 @@ def train(
     record_config(config, workdir, resume=resume)
     mesh = devices.cell_mesh(config.lattice)
     material = shared.material(config)
+    record_corpus(material.corpus, workdir, resume=resume)
+    for earlier in filter(None, (start, adapter)):
+        if read_config_record(earlier).corpus == config.corpus:  # else a stage has asked for other texts
+            require_same_corpus(material.corpus, earlier)
     if adapter is None:
         shared.lend_adapter(config, workdir)
     elif not (workdir / "adapter").exists():

@@ -11,6 +11,7 @@ import pytest
 from program import ROOT, SMOKE, run_here
 from teacher_directory import make_teacher
 
+from lattice_jax import embedding
 from lattice_jax.commandline import load_config, read_config_record, record_config, terminal
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
@@ -101,6 +102,28 @@ def test_a_folder_that_is_a_file(refused, tmp_path, name, arguments, below):
     assert f"{file} is no folder" in message
     assert "--workdir" in message
     assert file.read_text() == "a person's own"
+
+
+@pytest.mark.parametrize("name", ["train", "plan", "sweep", "seeds"])
+def test_a_folder_that_cannot_be_made(refused, name):
+    program, arguments = {
+        "train": ("train", ("--config", SMOKE)),
+        "plan": ("train", ("--plan", ROOT / "configs" / "plan.py")),
+        "sweep": ("sweep", ("--config", SMOKE, "--search", "seed=uniform(0,9)")),
+        "seeds": ("train", ("--config", SMOKE, "--seeds", "0", "1")),
+    }[name]
+    for folder in ("/proc/run", "n" * 300):  # where nothing can be made, not even by root, and by a name that no disk takes
+        message = refused(program, *arguments, "--workdir", folder)
+        assert f"error: {folder}" in message
+        assert "can't be" in message
+        assert "--workdir" in message
+
+
+def test_a_folder_that_takes_no_embeddings_is_refused_before_any_text_is_encoded(refused, monkeypatch):
+    monkeypatch.setattr(embedding, "extract", None)
+    message = refused("embed", "--corpus", "hundred", "--teacher", "minilm", "--out", "/proc/embeddings")
+    assert "/proc/embeddings can't be created" in message
+    assert "set --out to one" in message
 
 
 def test_an_unknown_setting(refused):
@@ -198,10 +221,22 @@ def test_a_resume_needs_to_know_which_run(refused):
     assert "--workdir" in refused("train", "--config", SMOKE, "--resume")
 
 
-def test_a_run_is_not_started_over(tmp_path):
+@pytest.mark.parametrize("begun", ["metrics.jsonl", "adapter", "checkpoints", "summary.json"])
+def test_a_run_is_not_started_over(tmp_path, begun):
     record_config(Config(), tmp_path, resume=False)
+    (tmp_path / begun).mkdir()
     with pytest.raises(InputError, match="already holds a run"):
         record_config(Config(), tmp_path, resume=False)
+
+
+def test_a_first_start_that_was_refused_is_corrected_in_the_same_folder(refused, tmp_path):
+    folder = tmp_path / "run"
+    start = ("train", "--config", SMOKE, "--workdir", folder)
+    assert "there is no such file" in refused(*start, "--config.corpus.pairs=mistyped.jsonl")
+    assert (folder / "config.json").is_file()
+    file = write_pairs(tmp_path / "pairs.jsonl", 20)
+    assert "too few to divide" in refused(*start, f"--config.corpus.pairs={file}")
+    assert read_config_record(folder).corpus.pairs == str(file)
 
 
 def test_a_resume_with_other_settings_names_them(tmp_path):

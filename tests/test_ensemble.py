@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,3 +114,37 @@ def test_seeds_that_ended_with_other_settings_are_refused(seeds, tmp_path, monke
     assert "optimizer.learning_rate = 0.01" in message
     assert "seed-0" in message
     assert (folder / "ensemble.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("out", "told"), [("", "is a folder"), ("n" * 300, "can't be written"), ("summary.json/figures.json", "can't be created")]
+)
+def test_figures_that_cannot_be_written_are_refused_before_judging(seeds, monkeypatch, capsys, out, told):
+    folder, _ = seeds
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(ensemble.run, "load_trained", None)  # nothing is loaded any more
+    workdirs = ("--workdir", folder / "seed-0", "--workdir", folder / "seed-1")
+    assert run_here(monkeypatch, "evaluate", *workdirs, "--out", folder / "seed-0" / out) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert told in message
+    assert "--out" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("summary.json", '{"steps": 4}', "summary.json can't be read: it has no training_operations"),
+        ("summary.json", '{"steps": 4, "training_operations": "many"}', "training_operations is a text"),
+        ("summary.json", None, "has no summary.json"),
+        ("metrics.jsonl", None, "has no metrics.jsonl"),
+    ],
+)
+def test_what_judging_a_run_again_reads_is_looked_at_first(seeds, tmp_path, monkeypatch, capsys, name, content, told):
+    shutil.copytree(seeds[0] / "seed-0", tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    if content is not None:
+        (tmp_path / "run" / name).write_text(content)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(ensemble.run, "_load", None)  # nothing is loaded any more
+    assert run_here(monkeypatch, "evaluate", "--workdir", tmp_path / "run") == 2
+    assert told in " ".join(capsys.readouterr().err.split())

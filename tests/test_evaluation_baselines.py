@@ -126,6 +126,15 @@ def test_of_many_training_questions_a_sample_is_enough(divided, monkeypatch):
     assert 0.97 < found[0] < found[1] < 1
 
 
+def test_kernel_ridge_in_blocks_is_that_of_all_questions_at_once(divided, monkeypatch):
+    train, validation, held_out = divided
+    whole = module.kernel_ridge(train, validation)
+    monkeypatch.setattr(module, "KERNEL_ROWS", 7)  # divides neither side
+    in_blocks = module.kernel_ridge(train, validation)
+    assert in_blocks.choices == whole.choices
+    np.testing.assert_allclose(in_blocks.predict(held_out.questions), whole.predict(held_out.questions), atol=1e-9)
+
+
 def test_kernel_ridge_takes_what_validation_chooses(divided, fitted):
     train, validation, _ = divided
     chosen = fitted["kernel_ridge"]

@@ -136,6 +136,29 @@ def test_coverage_is_the_share_of_input_cells_that_the_output_really_depends_on(
     assert 0 < depends.mean() < 1
 
 
+@pytest.mark.parametrize("walls", ["zero", "periodic"])
+@pytest.mark.parametrize("perception", ["von_neumann", "moore"])
+@pytest.mark.parametrize(("face", "output"), [("front", "back"), ("back", "top"), ("left", "right"), ("bottom", "left")])
+def test_coverage_is_that_of_all_pairs_of_cells(face, output, perception, walls):
+    for sizes in ((3, 4, 7), (2, 6, 5), (5, 2, 3)):
+        config = dataclasses.replace(
+            with_cell(SMALL, perception=perception, gate=perception), grid=GridConfig(*sizes), walls=walls
+        )
+        config = dataclasses.replace(config, steps=20, input_face=face, output_face=output)
+        fed, read = (cells_of(config)[np.asarray(face_mask(one, config.grid)).reshape(-1)] for one in (face, output))
+        apart = np.abs(read[:, None] - fed[None])
+        if walls == "periodic":
+            apart = np.minimum(apart, np.array(sizes) - apart)
+        distance = METRICS[perception](apart)
+        for steps in range(config.face_distance(), 20):
+            assert cube.coverage(dataclasses.replace(config, steps=steps)) == np.mean(distance <= steps)
+
+
+def test_coverage_of_large_faces_takes_no_memory_for_all_their_pairs():
+    config = dataclasses.replace(SMALL, grid=GridConfig(2, 512, 512), steps=511)
+    assert 0.5 < cube.coverage(config) < 1  # 10 TB, were each pair of cells held
+
+
 def test_coverage_of_the_default_cube_is_whole_and_six_neighbours_see_less():
     assert cube.coverage(LatticeConfig()) == 1.0
     assert cube.coverage(with_cell(dataclasses.replace(LatticeConfig(), steps=18), perception="von_neumann")) < 0.6

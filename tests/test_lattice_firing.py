@@ -1,6 +1,7 @@
 """Who fires: exact counts, the quiescent start and the light cone, against what really changes and really matters."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -86,3 +87,13 @@ def test_there_are_never_more_firings_than_foretold(mask, read, sampled):
     assert happened <= foretold
     if mask == "sample":
         assert happened == foretold
+
+
+@pytest.mark.parametrize("walls", WALLS)
+@pytest.mark.parametrize(("face", "output"), [*itertools.permutations(FACES, 2)])
+def test_the_distance_that_settings_are_checked_by_is_that_of_the_light(face, output, walls):
+    config = dataclasses.replace(SMALL, walls=walls, input_face=face, output_face=output)
+    sizes = (config.grid.depth, config.grid.height, config.grid.width)
+    away = np.broadcast_to(distance_to_face(config, face), sizes)
+    nearest = np.take(away, [0 if output in ("front", "top", "left") else -1], surface.AXIS[output]).min()
+    assert config.face_distance() == max(1, nearest)  # a shared edge is there at once, and no pass has fewer steps than one

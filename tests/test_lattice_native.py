@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
+from program import SMOKE, run_here
 from small_cube import SMALL, WALLS, assert_close, lively_parameters, noise_like, quick_jit, with_cell, with_update
 
 from lattice_jax.config import LatticeConfig
@@ -232,6 +233,22 @@ def test_sources_that_do_not_compile_leave_nothing_behind(monkeypatch, tmp_path)
         monkeypatch.undo()
         build.load.cache_clear()
     assert list((tmp_path / "lattice_jax").iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["/proc", "file"])
+def test_a_cache_folder_that_cannot_be_used_is_named_with_the_fix(monkeypatch, capsys, tmp_path, home):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home))  # /proc takes no folder, not even of root
+    monkeypatch.chdir(tmp_path)
+    build.load.cache_clear()
+    try:
+        assert run_here(monkeypatch, "train", "--config", SMOKE, "--workdir", tmp_path / "run") == 2
+    finally:
+        monkeypatch.undo()
+        build.load.cache_clear()
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"can't be kept in {tmp_path / home}/lattice_jax" in message
+    assert "--config.lattice.engine scan" in message
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

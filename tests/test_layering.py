@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "plan_record": {*GROUND, "commandline"},
     "figures": {*GROUND, *WINGS, "edge_cases", "endurance", "experiment", "trial"},
     "plan": {*GROUND, *WINGS, "commandline", "figures", "plan_record", "run", "trial"},
-    "sweep": {*GROUND, *WINGS, "commandline", "experiment", "run", "trial"},
+    "sweep": {*GROUND, *WINGS, "commandline", "experiment", "material", "run", "trial"},
     "ensemble": {*GROUND, *WINGS, "commandline", "experiment", "material", "run"},
     "bin": {"run", "embedding", "ensemble", "plan", "sweep", "commandline", "config", "errors"},
     "configs": {"config"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from plan_parts import FALLS, SHORT, smoke, stage
 from program import ROOT, SMOKE, finish, run_here, start
 
 from lattice_jax import figures, plan_record
@@ -17,23 +18,6 @@ from lattice_jax.config.overrides import setting_kinds, with_settings
 from lattice_jax.config.plan import Criterion, GoBack, GoOn, Plan, Stage
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation.report.record import read_run
-
-SHORT = {"training.steps": 4, "training.evaluate_every": 2, "training.checkpoint_every": 2, "adapter.steps": 4}
-FALLS = Criterion("last.loss", "<", "first.loss", "it learns")
-
-
-def stage(name: str, *criteria: Criterion, **fields) -> Stage:
-    return Stage(name, "for the test", criteria or (FALLS,), **fields)
-
-
-def attempt(name: str, action: str, *, met: int = 1, similarity: float = 0.5, folder: str = "", **decision) -> dict:
-    return {
-        "stage": name,
-        "folder": folder or name,
-        "decision": {"action": action, **decision},
-        "criteria": [{"met": place < met} for place in range(2)],
-        "figures": {"validation.similarity": similarity},
-    }
 
 
 def test_overrides_change_several_settings_together_and_leave_the_rest():
@@ -75,79 +59,11 @@ def test_stages_speak_of_earlier_ones_only():
         Plan("smoke.py", (stage("a", start="b"), stage("b")))
 
 
-def test_what_comes_next_follows_from_plan_and_record():
-    plan = Plan("smoke.py", (stage("a"), stage("b"), stage("c")))
-    done = [attempt("a", "go on"), attempt("b", "go on"), attempt("c", "go back", stage="b", settings={"seed": 1})]
-    assert plans.next_attempt(plan, []) == plans.Next(plan.stages[0], 1, {})
-    assert plans.next_attempt(plan, done) == plans.Next(plan.stages[1], 2, {"seed": 1})
-    # The change of b holds in c too, and a second one is added to it.
-    assert plans.next_attempt(plan, [*done, attempt("b", "go on")]) == plans.Next(plan.stages[2], 2, {"seed": 1})
-    again = [*done, attempt("b", "go back", stage="a", settings={"training.steps": 2})]
-    assert plans.next_attempt(plan, again) == plans.Next(plan.stages[0], 2, {"training.steps": 2})
-    assert plans.next_attempt(plan, [*again, attempt("a", "go on")]).changes == {"seed": 1, "training.steps": 2}
-    assert plans.next_attempt(plan, [attempt("a", "stop")]) is None
-    assert plans.next_attempt(plan, [attempt(name, "go on") for name in "abc"]) is None
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "taken"),
-    [
-        ({"met": 1, "similarity": 0.6}, {"met": 1, "similarity": 0.4}, "b"),
-        ({"met": 1, "similarity": 0.4}, {"met": 1, "similarity": 0.6}, "b-2"),
-        ({"met": 2, "similarity": 0.4}, {"met": 1, "similarity": 0.6}, "b"),
-        ({"met": 1, "similarity": 0.6}, {"met": 2, "similarity": 0.4}, "b-2"),
-    ],
-)
-def test_of_several_attempts_the_best_is_taken_forward_with_what_it_was_made_with(first, second, taken):
-    plan = Plan("smoke.py", (stage("a"), stage("b"), stage("c")))
-    done = [attempt("a", "go on"), attempt("b", "go back", stage="b", settings={"seed": 1}, **first)]
-    done.append(attempt("b", "go on", folder="b-2", **second))
-    assert plans.standing(plan, done).taken["b"]["folder"] == taken
-    assert plans.next_attempt(plan, done).changes == ({"seed": 1} if taken == "b-2" else {})
-
-
-def test_going_back_to_an_earlier_stage_makes_it_anew_and_an_attempt_keeps_what_it_was_built_on():
-    """b missed twice, and sent back to a: the second a is worse, but b's second attempt must be built on it."""
-    plan = Plan("smoke.py", (stage("a"), stage("b"), stage("c")))
-    done = [
-        attempt("a", "go on", similarity=0.9),
-        attempt("b", "go back", similarity=0.6, stage="a", settings={"seed": 1}),
-        attempt("a", "go on", similarity=0.1, folder="a-2"),
-    ]
-    assert plans.standing(plan, done).taken["a"]["folder"] == "a-2"
-    for similarity, ending in ((0.7, "-2"), (0.5, "")):
-        ended = plans.standing(plan, [*done, attempt("b", "go on", similarity=similarity, folder="b-2")])
-        assert {name: one["folder"] for name, one in ended.taken.items()} == {"a": f"a{ending}", "b": f"b{ending}"}
-
-
-def test_decisions_are_taken_in_turn_and_the_last_is_to_stop():
-    missed = [{"criterion": "x > 1", "met": False}]
-    answers = stage("a", if_missed=(GoBack("a", {"seed": 1}, "luck"), GoOn("enough")))
-    assert plans.decide(answers, [{"criterion": "x", "met": True}], 1)["action"] == "go on"
-    assert plans.decide(answers, missed, 0)["settings"] == {"seed": 1}
-    assert "enough" in plans.decide(answers, missed, 1)["reason"]
-    assert plans.decide(answers, missed, 2) == {"action": "stop", "reason": "missed: x > 1"}
-
-
-@pytest.mark.parametrize(("comparison", "met"), [(">", False), (">=", True), ("<", False), ("<=", True)])
-def test_a_criterion_compares_with_a_number_or_another_figure(comparison, met):
-    figures = {"a": 0.5, "b": 0.75}
-    assert plans.weigh(Criterion("a", comparison, 0.5, "why"), figures)["met"] is met
-    weighed = plans.weigh(Criterion("a", comparison, "b", "why", margin=-0.25), figures)
-    assert (weighed["met"], weighed["threshold"]) == (met, 0.5)
-    with pytest.raises(InputError, match="speaks of c"):
-        plans.weigh(Criterion("c", ">", 0.5, "why"), figures)
-
-
 def test_the_plan_of_the_main_job_can_be_carried_out():
     plan, base = load_plan(ROOT / "configs" / "plan.py")
     plans.check(plan, base)
     assert [stage.name for stage in plan.stages] == ["validation", "convergence", "production", "evaluation"]
     assert plan.stages[-1].judges == "production"
-
-
-def smoke(**settings):
-    return with_settings(load_config(Path(SMOKE)), {name.replace("__", "."): value for name, value in settings.items()})
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(whole):
-    assert {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
+    assert {"config.json", "corpus.json", "metrics.jsonl", "summary.json", "checkpoints", "report.html"} <= {
         entry.name for entry in whole.iterdir()
     }
     assert list(whole.glob("events*"))
@@ -74,6 +74,15 @@ def test_a_run_that_diverges_leaves_a_report(tmp_path, monkeypatch):
     broken = ("--config.optimizer.learning_rate=1e30", "--workdir", tmp_path / "run")
     assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, *broken) == 2
     assert "stopped: loss is nan" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("setting", "other"), [("adapter.learning_rate", "optimizer"), ("optimizer.learning_rate", "adapter")])
+def test_what_diverges_names_its_own_setting(tmp_path, monkeypatch, capsys, setting, other):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    assert run_here(monkeypatch, "train", "--config", SMOKE, *SHORT, f"--config.{setting}=1e30", "--workdir", tmp_path) == 2
+    message = capsys.readouterr().err
+    assert f"lower --config.{setting}" in message
+    assert f"--config.{other}" not in message
 
 
 def test_ctrl_c_while_the_adapter_learns_says_how_to_go_on(tmp_path, monkeypatch, capfd):

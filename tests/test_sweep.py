@@ -13,11 +13,11 @@ from lattice_jax import experiment, sweep, trial
 from lattice_jax.commandline import load_config, record_config
 from lattice_jax.config.overrides import with_settings
 from lattice_jax.config.search import Choice, Range, parse_dimension
+from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import sweep_page
 from lattice_jax.evaluation.report.record import read_run
 from lattice_jax.material import gather
-from lattice_jax.training.loop import NonFiniteLoss
 
 optuna = pytest.importorskip("optuna")
 
@@ -27,6 +27,7 @@ SHORT = (
     "--config.training.checkpoint_every=4",
     "--config.adapter.steps=4",
 )
+FEW = ("--config.corpus.held_out_pairs=8", "--config.corpus.validation_pairs=4")
 SEARCH = ("--search", "optimizer.learning_rate=log(1e-3,1e-2)", "--search", "loss.dialogue_similarity=uniform(0.2,1)")
 
 
@@ -108,6 +109,12 @@ def _smoke():
 def run_sweep(patch, folder: Path, *arguments: object) -> int:
     patch.chdir(ROOT)
     return run_here(patch, "sweep", "--config", SMOKE, *SHORT, *SEARCH, "--workdir", folder, *arguments)
+
+
+def write_pairs(file: Path, skipped: int) -> None:
+    """Forty real pairs, from the one numbered `skipped` on."""
+    pairs = load_pairs("hundred")[skipped : skipped + 40]
+    file.write_text("".join(json.dumps({"question": pair.question, "answer": pair.answer}) + "\n" for pair in pairs))
 
 
 @pytest.fixture(scope="module")
@@ -252,21 +259,61 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
     assert "optimizer.final_learning_rate is 0.5" in one["reason"]
 
 
-def test_a_trial_that_is_pruned_or_diverges_has_ended(tmp_path, monkeypatch):
-    """As the search meets them, with the training itself left out."""
-    study = optuna.create_study(direction="maximize")
-    wanted = sweep.Search((parse_dimension("seed=uniform(0,9)"),))
+def test_a_trial_that_is_pruned_has_ended(tmp_path, monkeypatch):
+    """As the search meets it: the end of its training comes at once, since pruning for real takes many trials."""
 
     def train(config, folder, shared, *, resume, on_look):
         record_config(config, folder, resume=resume)
-        raise ends.pop(0)
+        raise optuna.TrialPruned
 
-    ends = [optuna.TrialPruned(), NonFiniteLoss("loss", float("nan"), 3, None)]
     monkeypatch.setattr(trial, "train", train)
-    shared = trial.Shared(tmp_path / "adapters", Console(quiet=True))
-    for number, outcome in enumerate(["pruned", "given up: loss is nan at step 3"]):
-        sweep._try(study, _smoke(), wanted, tmp_path, shared, Console(quiet=True))
-        assert read_run(tmp_path / f"trial-{number:04d}").unjudged == outcome
+    wanted, shared = (
+        sweep.Search((parse_dimension("seed=uniform(0,9)"),)),
+        trial.Shared(tmp_path / "adapters", Console(quiet=True)),
+    )
+    sweep._try(optuna.create_study(direction="maximize"), _smoke(), wanted, tmp_path, shared, Console(quiet=True))
+    assert read_run(tmp_path / "trial-0000").unjudged == "pruned"
+
+
+@pytest.mark.parametrize("trials", [0, -1])
+def test_a_sweep_of_no_trials_is_refused(tmp_path, monkeypatch, capsys, trials):
+    assert run_sweep(monkeypatch, tmp_path / "run", "--trials", trials) == 2
+    assert f"--trials is {trials}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_ends_the_sweep_which_goes_on_once_it_is_there(tmp_path, monkeypatch, capsys):
+    folder, pairs = tmp_path / "run", tmp_path / "pairs.jsonl"
+    asked = ("--trials", 1, "--no-judge", f"--config.corpus.pairs={pairs}", *FEW)
+    assert run_sweep(monkeypatch, folder, *asked) == 2
+    assert "pairs.jsonl" in capsys.readouterr().err
+    assert not (folder / "sweep.json").exists(), "no trial has ended"
+    write_pairs(pairs, 0)
+    assert run_sweep(monkeypatch, folder, *asked, "--resume") == 0
+    assert [one["state"] for one in json.loads((folder / "sweep.json").read_text())["trials"]] == ["fail", "complete"]
+    write_pairs(pairs, 1)
+    assert run_sweep(monkeypatch, folder, "--trials", 2, *asked[2:], "--resume") == 2
+    assert "texts and the division" in capsys.readouterr().err, "trials on other texts don't compare"
+
+
+@pytest.mark.parametrize(
+    ("search", "reason"),
+    [
+        ("corpus.held_out_pairs=choice(1000)", "too few to divide"),
+        ("optimizer.learning_rate=choice(1e30)", "is nan at step"),
+        ("lattice.cell.parameter_budget=choice(3)", "lattice.cell.parameter_budget is 3"),
+    ],
+)
+def test_what_a_trials_own_settings_make_impossible_is_recorded(tmp_path, monkeypatch, search, reason):
+    monkeypatch.chdir(ROOT)
+    # With a look after every step one that diverges is seen by its answers, not by its loss.
+    asked = ("--search", search, "--trials", 1, *SHORT, "--config.training.evaluate_every=1", "--workdir", tmp_path / "run")
+    assert run_here(monkeypatch, "sweep", "--config", SMOKE, *asked) == 2
+    (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
+    assert one["state"] == "fail"
+    assert reason in one["reason"]
+    if "is nan" in reason:
+        assert read_run(tmp_path / "run" / "trial-0000").unjudged == f"given up: {one['reason']}"
 
 
 def test_a_trial_behind_the_others_is_pruned_by_its_looks():

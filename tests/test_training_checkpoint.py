@@ -1,6 +1,7 @@
 """What is saved comes back bit for bit, or is refused with a message that helps."""
 
 import functools
+import json
 import shutil
 
 import jax
@@ -150,6 +151,32 @@ def test_unreadable_seal_is_refused(copy):
     halve(copy / "3" / SEAL)
     with pytest.raises(InputError, match=r"no readable seal\.json"):
         Checkpoints(copy).restore(abstract(trained()))
+
+
+@pytest.mark.parametrize(
+    ("seal", "told"),
+    [
+        ("{}", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"x": 3}', "is damaged"),
+        ('{"x": [3]}', "is damaged"),
+        ('{"x": ["3", 4]}', "is damaged"),
+        ('{"commit_success.txt": [46, 136268806]}', "does not list _CHECKPOINT_METADATA"),
+        ("[" * 100_000, "no readable"),
+    ],
+)
+def test_a_seal_that_proves_nothing_is_refused(copy, seal, told):
+    (copy / "3" / SEAL).write_text(seal)
+    with pytest.raises(InputError, match=told):
+        Checkpoints(copy).restore(abstract(trained()))
+
+
+def test_a_seal_without_one_of_the_files_is_refused(copy):
+    content = json.loads((copy / "3" / SEAL).read_text())
+    for name in content:
+        (copy / "3" / SEAL).write_text(json.dumps({other: entry for other, entry in content.items() if other != name}))
+        with pytest.raises(InputError, match=f"does not list .*{name}"):
+            Checkpoints(copy).restore(abstract(trained()))
 
 
 def test_half_written_checkpoint_is_passed_over_and_cleared_away(copy):

@@ -86,11 +86,6 @@ def peak_memory() -> int:
 
 def build(job: Job) -> Workload:
     """The case's workload, on the devices that it asks for; the check that it asks for comes first."""
-    if job.case.trains:
-        # On a CPU, XLA's own threads give back a step's temporaries only after its results are there. A step that is asked for
-        # at once takes new memory or the old, as it happens, and the peak of one program differs by their size from run to
-        # run. In the thread that asks, they are given back before the step returns.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
     case = dataclasses.replace(job.case, config=use_devices(job.case.config))
     check = rivals.check(case, job.small_text) if job.small_text else {}
     built = _BUILDERS[case.kind](case, job.text)

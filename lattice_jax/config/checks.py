@@ -1,19 +1,19 @@
 """What every setting is checked with.
 
-Contract: a value that can't be used raises `InputError` with the setting's dotted name, what was expected and the fix.
+Contract: a value that can't be used raises `SettingsError` with the setting's dotted name, what was expected and the fix.
 """
 
 import dataclasses
 import math
 from typing import Any, Literal, cast, get_args, get_origin
 
-from lattice_jax.errors import InputError
+from lattice_jax.errors import SettingsError
 
 
 def require(condition: bool, setting: str, value: object, expected: str) -> None:
     """Refuse a setting's value unless the condition holds."""
     if not condition:
-        raise InputError(f"{setting} is {value!r}", expected=expected, fix=f"set --config.{setting} accordingly")
+        raise SettingsError(f"{setting} is {value!r}", expected=expected, fix=f"set --config.{setting} accordingly")
 
 
 def require_kinds(settings: Any, room: str) -> None:

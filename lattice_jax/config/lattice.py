@@ -182,7 +182,8 @@ class LatticeConfig:
         sizes = (self.grid.depth, self.grid.height, self.grid.width)
         axis = AXIS[self.input_face]
         # The faces of two different axes share an edge, whose cells are in both: no step is needed there, one anywhere else.
-        return sizes[axis] - 1 if AXIS[self.output_face] == axis else 1
+        # Across a periodic wall opposite faces are neighbours.
+        return sizes[axis] - 1 if AXIS[self.output_face] == axis and self.walls != "periodic" else 1
 
     def arrival_probability(self, steps: int) -> float:
         """Probability that a path of `face_distance()` cells, each firing with the update rate, is crossed in `steps`.

@@ -7,6 +7,7 @@ library, and a pair added to the file moves at most a few others.
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class Split:
     train: tuple[int, ...]
     validation: tuple[int, ...]
     held_out: tuple[int, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256, in hexadecimal, of which pair is on which side."""
+        return hashlib.sha256(json.dumps([self.train, self.validation, self.held_out]).encode()).hexdigest()
 
 
 def split_pairs(pairs: Sequence[Pair], config: CorpusConfig, *, always_train: Collection[str] = ()) -> Split:

@@ -18,13 +18,13 @@ def render(record: Mapping[str, Any]) -> str:
     lines = [f"# Training plan on {asked['config']}: {record['outcome']}", ""]
     lines += ["| stage | started | minutes | criteria met | decision | run |", "|---|---|---|---|---|---|"]
     for attempt in attempts:
-        met = sum(result["met"] for result in attempt["criteria"])
+        met = f"{sum(result['met'] for result in attempt['criteria'])} of {len(attempt['criteria'])}"
         decision, folder = attempt["decision"]["action"], attempt["folder"]
         if "taken" in attempt["decision"]:
             decision += f" with {attempt['decision']['taken']}"
         lines.append(
             f"| {attempt['stage']} | {attempt['started'][:16]} | {attempt['seconds'] / 60:.1f} "
-            f"| {met} of {len(attempt['criteria'])} | {decision} | [{folder}]({folder}) |"
+            f"| {'diverged' if 'diverged' in attempt else met} | {decision} | [{folder}]({folder}) |"
         )
     running = record.get("running")
     if running:
@@ -49,7 +49,10 @@ def _section(attempt: Mapping[str, Any]) -> list[str]:
     ]
     if attempt["settings"]:
         lines += ["Settings changed: " + ", ".join(f"`{name}` = {value!r}" for name, value in attempt["settings"].items()), ""]
-    lines += ["| | criterion | figure | threshold | why |", "|---|---|---|---|---|"]
+    if "diverged" in attempt:
+        lines += [f"**Diverged: {attempt['diverged']}.** There are no figures to hold against its criteria."]
+    else:
+        lines += ["| | criterion | figure | threshold | why |", "|---|---|---|---|---|"]
     for result in attempt["criteria"]:
         lines.append(
             f"| {'met' if result['met'] else '**missed**'} | `{result['criterion']}` | {figure(result['value'])} "

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lattice_jax.config import CellConfig, LatticeConfig
-from lattice_jax.errors import InputError
+from lattice_jax.errors import SettingsError
 from lattice_jax.lattice import draw
 from lattice_jax.lattice.grid import offsets
 from lattice_jax.lattice.surface import towards
@@ -67,14 +67,14 @@ def parameters_per_cell(config: CellConfig) -> int:
 def hidden_width(config: CellConfig) -> int:
     """The hidden width: as configured, or that whose parameter count comes nearest to `parameter_budget`.
 
-    The count is linear in the width, so two counts give the line. Raises InputError for a budget below the narrowest cell.
+    The count is linear in the width, so two counts give the line. Raises SettingsError for a budget below the narrowest cell.
     """
     if not config.parameter_budget:
         return config.hidden
     one, two = (parameters_per_cell(dataclasses.replace(config, hidden=hidden, parameter_budget=0)) for hidden in (1, 2))
     hidden = 1 + round((config.parameter_budget - one) / (two - one))
     if hidden < 1:
-        raise InputError(
+        raise SettingsError(
             f"lattice.cell.parameter_budget is {config.parameter_budget}",
             expected=f"at least {one} parameters, with {config.visible} visible and {config.memory} memory channels",
             fix="raise --config.lattice.cell.parameter_budget, or lower lattice.cell.visible and lattice.cell.memory",

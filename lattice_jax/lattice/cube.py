@@ -6,7 +6,6 @@ other.
 """
 
 import functools
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -134,16 +133,27 @@ def coverage(config: LatticeConfig) -> float:
     counts too when it is the larger one. Periodic walls shorten every axis to its way round.
     """
     sizes = (config.grid.depth, config.grid.height, config.grid.width)
-
-    def cells(face: surface.Face) -> np.ndarray:
-        axis = surface.AXIS[face]
-        ranges = [range(size) for size in sizes]
-        ranges[axis] = ranges[axis][surface.face_slice(face, sizes[axis])]
-        return np.array(list(itertools.product(*ranges)))
-
-    apart = np.abs(cells(config.output_face)[:, None] - cells(config.input_face)[None])
-    if config.walls == "periodic":
-        apart = np.minimum(apart, np.array(sizes) - apart)
     moore = "moore" in (config.cell.perception, config.cell.gate)
-    distance = apart.max(-1) if moore else apart.sum(-1)
-    return float(np.mean(distance <= config.steps))
+    pairs = np.ones(1)
+    for axis, size in enumerate(sizes):
+        read, fed = (_places(face, axis, size) for face in (config.output_face, config.input_face))
+        apart = np.abs(read[:, None] - fed[None])
+        if config.walls == "periodic":
+            apart = np.minimum(apart, size - apart)
+        # A face is the product of its axes, so pairs of cells are counted by distance, axis by axis: never all pairs at once.
+        counts = np.bincount(apart.reshape(-1), minlength=size).astype(float)
+        pairs = _of_larger(pairs, counts) if moore else np.convolve(pairs, counts)
+    return float(pairs[: config.steps + 1].sum() / pairs.sum())
+
+
+def _places(face: surface.Face, axis: int, size: int) -> np.ndarray:
+    """The coordinates of a face's cells along one axis."""
+    places = np.arange(size)
+    return places[surface.face_slice(face, size)] if axis == surface.AXIS[face] else places
+
+
+def _of_larger(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How many pairs have each maximum, of independent distances that so many pairs have each."""
+    length = max(len(one), len(other))
+    upto = [np.cumsum(np.pad(counts, (0, length - len(counts)))) for counts in (one, other)]
+    return np.diff(upto[0] * upto[1], prepend=0.0)

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from lattice_jax.config import Engine, GridConfig, LatticeConfig, Walls
-from lattice_jax.errors import InputError
+from lattice_jax.errors import SettingsError
 from lattice_jax.lattice.fused.step import obstacle, require
 from lattice_jax.lattice.grid import extend_axis
 
@@ -29,14 +29,14 @@ def rows_per_device(grid: GridConfig, devices: int) -> int:
 def engine(config: LatticeConfig) -> Engine:
     """What computes the steps here: `lattice.engine`, or what is fastest where that is "automatic".
 
-    Raises InputError where the engine asked for can't compute this cube on this device.
+    Raises SettingsError where the engine asked for can't compute this cube on this device.
     """
     backend = jax.default_backend()
     compiled = config.precision == "float32" and backend == "cpu"
     if config.engine == "automatic":
         return "native" if compiled else "fused" if obstacle(config) is None else "scan"
     if config.engine == "native" and not compiled:
-        raise InputError(
+        raise SettingsError(
             f"lattice.engine is 'native', with precision {config.precision!r} on {backend}",
             expected="numbers in float32, on the CPU",
             fix="set --config.lattice.engine automatic",
@@ -55,7 +55,7 @@ def cell_mesh(config: LatticeConfig) -> Mesh | None:
         return None
     available = jax.devices()
     if config.devices > len(available):
-        raise InputError(
+        raise SettingsError(
             f"lattice.devices is {config.devices}, and there are {len(available)} ({available[0].platform})",
             expected="a number of devices that this program has",
             fix="lower --config.lattice.devices, or set it to 0 for all there are",

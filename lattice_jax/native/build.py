@@ -2,7 +2,7 @@
 
 Contract: `load` returns the loaded library, with its handlers registered. It is kept under the user's cache folder by the
 hash of all that it depends on (sources, compiler, processor, jaxlib), so it is never out of date. Without a working C compiler
-it raises `InputError`; nothing slower is taken instead.
+or a cache folder that can be written to it raises `InputError`; nothing slower is taken instead.
 """
 
 import ctypes
@@ -57,13 +57,20 @@ def load(folder: Path, handlers: tuple[str, ...]) -> ctypes.CDLL:
     digest = hashlib.sha256(b"\0".join([*parts, *(each.encode() for each in described)])).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lattice_jax"
     compiled = cache / f"{folder.parent.name}-{digest}.so"
-    if not compiled.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        included = ["-I", str(_SHARED), "-isystem", jax.ffi.include_dir()]
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            output = Path(temporary) / compiled.name
-            _run([*command, *included, "-o", str(output), *map(str, sorted(folder.glob("*.c"))), "-lm"])
-            output.replace(compiled)
+    included = ["-I", str(_SHARED), "-isystem", jax.ffi.include_dir()]
+    try:
+        if not compiled.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as temporary:
+                output = Path(temporary) / compiled.name
+                _run([*command, *included, "-o", str(output), *map(str, sorted(folder.glob("*.c"))), "-lm"])
+                output.replace(compiled)
+    except OSError as error:
+        raise InputError(
+            f"the native engine can't be kept in {cache}: {error.strerror}",
+            expected="a cache folder that can be made and written to",
+            fix="name another one in the environment variable XDG_CACHE_HOME, or set --config.lattice.engine scan",
+        ) from error
     loaded = ctypes.CDLL(str(compiled))
     for name in handlers:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, name)), platform="cpu")

@@ -20,6 +20,7 @@ import numpy as np
 
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
+from lattice_jax.records import make_folder
 from lattice_jax.teachers.checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint, open_tensors, read_config, read_tokenizer
 from lattice_jax.teachers.gguf_checkpoint import open_gguf
 
@@ -158,15 +159,9 @@ def check_file(source: TeacherSource, directory: Path, name: str) -> Path:
 
 def make_directory(path: Path) -> Path:
     """Create a cache directory where there is none yet."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path} can't be created: {error.strerror}",
-            expected="a cache directory that can be written to",
-            fix="set --config.teacher.cache_directory to one",
-        ) from error
-    return path
+    return make_folder(
+        path, expected="a cache directory that can be written to", fix="set --config.teacher.cache_directory to one"
+    )
 
 
 def _package_files(source: TeacherSource) -> list[Path]:

@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lattice_jax.errors import InputError
 
-SEAL = "seal.json"
+SEAL, _ORBAX_METADATA = "seal.json", "_CHECKPOINT_METADATA"
 _CHUNK_BYTES = 1 << 22
 _DIFFERENCES_SHOWN = 4
 
@@ -159,7 +159,7 @@ def _write(path: Path, tree: Any, metadata: dict) -> Receipt:
     shutil.rmtree(path, ignore_errors=True)
     with _context():
         ocp.save(str(path), _flatten(tree), custom_metadata=metadata)
-    seal = {str(file.relative_to(path)): [file.stat().st_size, _checksum(file)] for file in _files(path)}
+    seal = {name: [(path / name).stat().st_size, _checksum(path / name)] for name in _names(path)}
     temporary = path / f"{SEAL}.tmp"
     with temporary.open("w") as file:
         json.dump(seal, file)
@@ -209,8 +209,9 @@ def _describe(leaf: Any) -> str:
     return "absent" if leaf is None else f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEAL)
+def _names(path: Path) -> list[str]:
+    """All files of a checkpoint but its seal."""
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file.name != SEAL)
 
 
 def _checksum(file: Path) -> int:
@@ -224,10 +225,7 @@ def _checksum(file: Path) -> int:
 def _verify(path: Path) -> int:
     """Compares every file with the seal; returns the bytes they hold."""
     fix = f"restore {path} from a copy, or delete it and start the run without --resume"
-    try:
-        seal = json.loads((path / SEAL).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} has no readable {SEAL} ({error})", expected="a complete checkpoint", fix=fix) from error
+    seal = _read_seal(path, fix)
     for name, (size, checksum) in seal.items():
         file = path / name
         if not file.is_file():
@@ -237,6 +235,24 @@ def _verify(path: Path) -> int:
         if _checksum(file) != checksum:
             raise InputError(f"{file} was changed after it was saved", expected=f"CRC-32 {checksum:08x}", fix=fix)
     return sum(size for size, _ in seal.values())
+
+
+def _read_seal(path: Path, fix: str) -> dict[str, tuple[int, int]]:
+    """Size and CRC-32 by file; a seal that leaves out a file which Orbax may read proves nothing of it and is refused."""
+    try:
+        seal = json.loads((path / SEAL).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} has no readable {SEAL} ({error})", expected="a complete checkpoint", fix=fix) from error
+    entries = seal.items() if isinstance(seal, dict) else ()
+    whole = all(isinstance(entry, list) and [type(number) for number in entry] == [int, int] for _, entry in entries)
+    if not entries or not whole:
+        raise InputError(f"{path / SEAL} is damaged", expected="size and CRC-32 of every file of a checkpoint", fix=fix)
+    unlisted = [name for name in (_ORBAX_METADATA, *_names(path)) if name not in seal]
+    if unlisted:
+        raise InputError(
+            f"{path / SEAL} does not list {', '.join(unlisted[:_DIFFERENCES_SHOWN])}", expected="all that is saved", fix=fix
+        )
+    return seal
 
 
 def _sealed_steps(directory: Path) -> list[int]:

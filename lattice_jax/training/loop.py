@@ -28,6 +28,11 @@ from lattice_jax.training.checkpoint import Best, Checkpoints, Receipt, abstract
 from lattice_jax.training.monitor import Monitor
 from lattice_jax.training.schedule import Optimizer
 
+CALMED_BY = (
+    "lower --config.optimizer.learning_rate or --config.optimizer.gradient_clip, or raise --config.optimizer.warmup_steps"
+)
+"""What mends a cube that diverges."""
+
 
 class Objective(Protocol):
     """What is minimised: the mean loss of a batch, and scalars to record."""
@@ -84,15 +89,14 @@ class Interrupted(KeyboardInterrupt):
 class NonFiniteLoss(NonFinite):
     """A metric stopped being a number: the settings make the run diverge."""
 
-    def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints | None):
+    def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints | None, fix: str = CALMED_BY):
         saved = None if checkpoints is None else checkpoints.latest
         kept = "" if saved is None else f"; the checkpoint of step {saved} is untouched, --resume continues from it"
         super().__init__(
             f"{name} is {value} at step {step}",
             step=step,
             expected="a finite number",
-            fix="lower --config.optimizer.learning_rate or --config.optimizer.gradient_clip, or raise "
-            f"--config.optimizer.warmup_steps{kept}",
+            fix=f"{fix}{kept}",
         )
 
 
@@ -264,19 +268,20 @@ def fit(
     checkpoints: Checkpoints | None = None,
     monitor: Monitor | None = None,
     gradient_metrics: GradientMetrics | None = None,
+    calmed_by: str = CALMED_BY,
 ) -> FitResult:
     """Trains from `state.step` to `config.steps`, or until patience is spent; returns the best parameters.
 
     `data` is gathered on the host, by samples along the leading axis. `validate` is asked before the first step, every
     `evaluate_every` steps and at the last; its figure `selection` (higher is better) chooses the best. To resume, pass state,
-    key and best of `Checkpoints.restore`. `state` is donated. Raises `NonFiniteLoss` and leaves the last checkpoint as it was;
-    raises `Interrupted`, with the step saved, after Ctrl-C.
+    key and best of `Checkpoints.restore`. `state` is donated. Raises `NonFiniteLoss`, whose fix is `calmed_by`, and leaves the
+    last checkpoint as it was; raises `Interrupted`, with the step saved, after Ctrl-C.
     """
     order_key, step_key = jax.random.split(key)
     samples = len(next(iter(data.values())))
     train_step = make_train_step(objective, optimizer, state, micro_batch=config.micro_batch, gradient_metrics=gradient_metrics)
     keeper = checkpoints or _DeviceCopy()
-    fetch = functools.partial(_fetch, checkpoints=checkpoints)
+    fetch = functools.partial(_fetch, checkpoints=checkpoints, fix=calmed_by)
 
     def record(step: int, metrics: Mapping[str, float]) -> None:
         if monitor:
@@ -323,10 +328,10 @@ def fit(
     return FitResult(params, best, step, best.patience_spent(config.patience), receipt)
 
 
-def _fetch(step: int, metrics: Mapping[str, Any], *, checkpoints: Checkpoints | None) -> dict[str, float]:
+def _fetch(step: int, metrics: Mapping[str, Any], *, checkpoints: Checkpoints | None, fix: str) -> dict[str, float]:
     """The metrics as numbers on the host; refuses one that is not finite."""
     values = {name: float(value) for name, value in metrics.items()}
     for name, value in sorted(values.items(), key=lambda item: item[0] != "loss"):  # the loss tells most, so it is named first
         if not math.isfinite(value):
-            raise NonFiniteLoss(name, value, step, checkpoints)
+            raise NonFiniteLoss(name, value, step, checkpoints, fix)
     return values

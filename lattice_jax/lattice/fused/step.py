@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
 from lattice_jax.config import LatticeConfig
-from lattice_jax.errors import InputError
+from lattice_jax.errors import SettingsError
 from lattice_jax.lattice.cell import Parameters, hidden_width, shapes
 from lattice_jax.lattice.fused import kernels, weighing
 from lattice_jax.lattice.fused.kernels import Plan
@@ -247,10 +247,12 @@ def obstacle(config: LatticeConfig, *, interpret: bool = False) -> tuple[str, st
 
 
 def require(config: LatticeConfig, *, interpret: bool = False) -> None:
-    """Raises InputError where `obstacle` finds one."""
+    """Raises SettingsError where `obstacle` finds one."""
     if (against := obstacle(config, interpret=interpret)) is not None:
         found, expected = against
-        raise InputError(f"lattice.engine is 'fused', and {found}", expected=expected, fix="set --config.lattice.engine scan")
+        raise SettingsError(
+            f"lattice.engine is 'fused', and {found}", expected=expected, fix="set --config.lattice.engine scan"
+        )
 
 
 def recomputes(config: LatticeConfig, grid: tuple[int, int, int], batch: int, steps: int) -> bool:
@@ -282,8 +284,8 @@ def advance(
     every step where asked for.
 
     Parameters as `step.in_precision` gives them. The visible channels of `held` cells stay as they start. `interpret` runs the
-    kernels in plain JAX on any device, for tests. Raises InputError for shared weights, for walls other than zero and periodic,
-    without a GPU, and for widths that the GPU kernels can't take.
+    kernels in plain JAX on any device, for tests. Raises SettingsError for shared weights, for walls other than zero and
+    periodic, without a GPU, and for widths that the GPU kernels can't take.
     """
     require(config, interpret=interpret)
     depth, height, width, batch, visible = start.visible.shape
