@@ -205,10 +205,7 @@ def _free_folder(name: str) -> Path:
 
 
 def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
-    """Write `config.json` where nothing has been learned yet, or, to resume, refuse settings that differ from those there.
-
-    A trial that had ended, and now goes on to be judged, has not ended any more.
-    """
+    """Write `config.json` where nothing has been learned yet, or, to resume, refuse settings that differ from those there."""
     path = workdir / CONFIG_RECORD
     if not resume:
         make_workdir(workdir)
@@ -220,6 +217,10 @@ def record_config(config: Config, workdir: Path, *, resume: bool) -> None:
         write_record(path, config.as_dict())
         return
     require_recorded(config, workdir)
+
+
+def go_on(workdir: Path) -> None:
+    """A trial that had ended, and is now trained further or judged, has not ended any more."""
     (workdir / TRIAL_RECORD).unlink(missing_ok=True)
 
 

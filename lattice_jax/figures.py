@@ -81,7 +81,7 @@ def _meant(name: str, known: set[str]) -> str:
         return f"perhaps {' or '.join(near)}"
     if not known:
         return "such as validation.similarity, last.loss, baselines.ridge.validation_similarity, held_out.similarity"
-    shown = sorted(known)[:_NAMES_SHOWN]
+    shown = sorted(known, key=lambda one: ("/" in one, one))[:_NAMES_SHOWN]  # families of many come last
     return ", ".join(shown) + (", ..." if len(known) > len(shown) else "")
 
 

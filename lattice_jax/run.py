@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lattice_jax import adaptation, edge_cases, endurance, experiment, observation
-from lattice_jax.commandline import read_config_record, record_config, require_different, use_devices
+from lattice_jax.commandline import go_on, read_config_record, record_config, require_different, use_devices
 from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
@@ -83,6 +83,7 @@ def train(
     with _timed(seconds, "embedding"):
         material = _gather(config, console)
     record_corpus(material.corpus, workdir, resume=resume)
+    go_on(workdir)
     console.print("Training the adapter")
     with _timed(seconds, "adapter"), _reported_where_it_stops(workdir, "adapter", console):
         codec = adaptation.fit_adapter(config, material, workdir)

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from lattice_jax import adaptation, experiment
-from lattice_jax.commandline import CONFIG_RECORD, TRIAL_RECORD, read_config_record, record_config, use_devices
+from lattice_jax.commandline import CONFIG_RECORD, TRIAL_RECORD, go_on, read_config_record, record_config, use_devices
 from lattice_jax.config import Config, LatticeConfig
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
@@ -134,6 +134,7 @@ def train(
     mesh = devices.cell_mesh(config.lattice)
     material = shared.material(config)
     record_corpus(material.corpus, workdir, resume=resume)
+    go_on(workdir)
     for earlier in filter(None, (start, adapter)):
         if read_config_record(earlier).corpus == config.corpus:  # else a stage has asked for other texts
             require_same_corpus(material.corpus, earlier)

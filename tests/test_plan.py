@@ -98,6 +98,7 @@ def test_a_criterion_on_a_figure_that_is_not_recorded_is_refused_before_training
         ("evaluation_modes.expect.mrr", "perhaps evaluation_modes.expected.mrr"),
         ("pool.rounds.7.similarity", "perhaps pool.rounds."),
         ("recovery.cleared_share.cube", "perhaps recovery.cleared_share.half_cube"),
+        ("edge_cases.wordings.typo.mrr", "perhaps edge_cases.wordings.typos.mrr"),
         ("seconds_by_phase.waiting", "perhaps seconds_by_phase.training"),
         ("verdict", "adapter_reconstruction"),
         ("last.loss", "adapter_reconstruction"),
