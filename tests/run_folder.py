@@ -70,7 +70,7 @@ def order_arrays(shape: tuple[int, int, int], steps: int) -> dict[str, np.ndarra
 
 
 def emergence_summary() -> dict[str, dict]:
-    """Two metrics as in `summary.json["emergence"]`: one far from its null model, one not."""
+    """Three metrics as in `summary.json["emergence"]`: two far from their null models, one not."""
     return {
         "morans_i": {
             "value": 0.61,
@@ -89,6 +89,15 @@ def emergence_summary() -> dict[str, dict]:
             "null_model": "shuffled changes",
             "definition": "steps until the change stays small",
             "range": "0 to steps",
+        },
+        "topic_selectivity": {
+            "value": 0.12,
+            "null": 0.04,
+            "null_deviation": 0.002,
+            "z": 40.0,
+            "null_model": "shuffled topics",
+            "definition": "variance explained by topics",
+            "range": "0 to 1",
         },
     }
 
@@ -195,7 +204,7 @@ def write_run(folder: Path, *, similarity: float = 0.64, config: Config | None =
             row |= {f"gradient_norm/layer_{layer:02}": 0.1 * (layer + 1) for layer in range(5)}
         if step % 5 == 0:
             row |= {"validation_similarity": 0.5 + 0.01 * step, "validation_mrr": 0.4, "validation_spread": 0.6}
-            row |= {"emergence/morans_i": 0.03 * step}
+            row |= {"emergence/morans_i": 0.03 * step, "emergence/topic_selectivity": 0.17}
         rate = {"samples_per_second": 12.0, "memory_bytes": 10**9} if step else {}
         rows.append(row | {"timing": {"seconds": 1.0} | rate})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -174,6 +174,14 @@ def test_a_run_of_an_earlier_version_lacks_later_settings(whole):
     assert learning_panels(read_run(whole)._replace(settings=settings))
 
 
+def test_only_what_is_followed_by_the_same_questions_is_held_against_the_null_model_of_the_end(panels):
+    followed = {panel.name: panel for panel in panels if panel.name.startswith("emergence_")}
+    assert "Band: the null model (shuffled cells)" in followed["emergence_morans_i"].text
+    assert "Band" not in followed["emergence_topic_selectivity"].text
+    bands = {name: len(panel.draw().axes[0].patches) for name, panel in followed.items()}
+    assert bands == {"emergence_morans_i": 1, "emergence_topic_selectivity": 0}
+
+
 def test_recovery_is_drawn_as_the_summary_has_it(panels):
     drawn = {panel.name: panel.draw().axes[0] for panel in panels if panel.name in ("recovery", "answers_in_turn")}
     lines = [list(line.get_ydata()) for line in drawn["recovery"].lines]

@@ -1,6 +1,7 @@
 """The order of samples, one step, and when a run stops."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -200,8 +201,17 @@ def test_non_finite_validation_is_refused():
         train(task.TRAINING, validate=lambda params: {"validation_similarity": float("nan")})
 
 
-def test_next_step_is_dispatched_before_the_last_one_is_recorded():
-    events = []
+@pytest.mark.parametrize(
+    ("asynchronous", "order"),
+    [
+        (True, [0, "dispatch", "dispatch", 1, "dispatch", 2, 3, "dispatch", 4]),
+        (False, [0, "dispatch", 1, "dispatch", 2, "dispatch", 3, "dispatch", 4]),
+    ],
+)
+def test_next_step_is_dispatched_before_the_last_one_is_recorded_where_it_does_not_wait_for_it(request, asynchronous, order):
+    flag, events = "jax_cpu_enable_async_dispatch", []
+    request.addfinalizer(functools.partial(jax.config.update, flag, jax.config.read(flag)))
+    jax.config.update(flag, asynchronous)
 
     class Data(dict):
         def items(self):
@@ -217,7 +227,7 @@ def test_next_step_is_dispatched_before_the_last_one_is_recorded():
 
     config = TrainingConfig(steps=4, batch_size=12, evaluate_every=3, patience=0)
     train(config, data=Data(task.load()[0]), monitor=Recorder())
-    assert events == [0, "dispatch", "dispatch", 1, "dispatch", 2, 3, "dispatch", 4]
+    assert events == order
 
 
 @pytest.mark.parametrize("size", [1, 4, 12])

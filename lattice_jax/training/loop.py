@@ -295,13 +295,16 @@ def fit(
             keeper.save_best(state.params, step)
         return updated
 
-    step, pending, receipt = int(state.step), None, None
+    step, pending, receipt, ahead = int(state.step), None, None, _dispatches_ahead()
     if checkpoints:
         checkpoints.require_start(step)
     with Interruption() as interruption:
         if best.step is None:
             best = look(step, {})
         while step < config.steps and not best.patience_spent(config.patience) and not interruption.requested:
+            if pending and not ahead:
+                record(step, fetch(step, pending))
+                pending = None
             indices = batch_indices(order_key, step, samples=samples, batch_size=config.batch_size)
             state, metrics = train_step(state, {name: values[indices] for name, values in data.items()}, step_key)
             if pending:
@@ -326,6 +329,11 @@ def fit(
     del state  # room for the best parameters
     params = keeper.restore_best(template, best.step)
     return FitResult(params, best, step, best.patience_spent(config.patience), receipt)
+
+
+def _dispatches_ahead() -> bool:
+    """Whether a step is only asked for, and computed while the one before it is recorded."""
+    return jax.default_backend() != "cpu" or bool(jax.config.read("jax_cpu_enable_async_dispatch"))
 
 
 def _fetch(step: int, metrics: Mapping[str, Any], *, checkpoints: Checkpoints | None, fix: str) -> dict[str, float]:

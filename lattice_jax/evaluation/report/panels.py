@@ -214,6 +214,10 @@ def resource_panels(run: Run) -> list[Panel]:
     return panels
 
 
+_BY_TRAINING_QUESTIONS = ("response_clustering", "topic_map_coherence", "topic_selectivity")
+"""Metrics whose values, and null models, depend on how many questions they are taken by."""
+
+
 def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list[Panel]:
     """One figure for every recorded name that begins with `prefix`, with the summary's null model where it has one."""
     nulls = (run.summary or {}).get(prefix.rstrip("/")) or {}
@@ -223,16 +227,14 @@ def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list
         null = nulls.get(metric) if isinstance(nulls.get(metric), Mapping) else None
         text = explained.get(metric) or (null or {}).get("definition") or "As recorded."
         text = text[0].upper() + text[1:].rstrip(".") + "."
-        if null and "null" in null:
+        unit = (null or {}).get("range", "")
+        if metric in _BY_TRAINING_QUESTIONS:
+            text += " By training questions, fewer than at the end, so the null model there is no measure; step 0 is untrained."
+            null = None
+        elif null and "null" in null:
             text += f" Band: the null model ({null['null_model']}), mean and one standard deviation at the end of the run."
-        panels.append(
-            Panel(
-                name.replace("/", "_"),
-                titled(metric),
-                text,
-                partial(_against_null, run.rows, name, titled(metric), null, (null or {}).get("range", "")),
-            )
-        )
+        draw = partial(_against_null, run.rows, name, titled(metric), null, unit)
+        panels.append(Panel(name.replace("/", "_"), titled(metric), text, draw))
     return panels
 
 
