@@ -40,18 +40,19 @@ def measure_edge_cases(config: Config, material: Material, lattice: Answer, base
     """`questions`, how many there are, and `wordings`: the figures of `compare_wordings` by wording, with an `example` each."""
     rows = list(material.corpus.split.held_out)
     texts = [material.corpus.pairs[row].question for row in rows[: config.evaluation.edge_questions]]
-    asked = {AS_WRITTEN: texts, **reworded(texts, seed=config.corpus.split_seed)}
-    embeddings = extract([text for wording in asked.values() for text in wording], config.teacher).embeddings[:]
-    heard = dict(zip(asked, np.split(embeddings, len(asked)), strict=True))
+    others = reworded(texts, seed=config.corpus.split_seed)
+    embeddings = extract([text for wording in others.values() for text in wording], config.teacher).embeddings[:]
+    asked = {AS_WRITTEN: texts, **others}
+    heard = dict(zip(asked, [material.questions[rows[: len(texts)]], *np.split(embeddings, len(others))], strict=True))
     asked[ANOTHER_QUESTION], heard[ANOTHER_QUESTION] = np.roll(texts, 1).tolist(), np.roll(heard[AS_WRITTEN], 1, 0)
     together = np.concatenate(list(heard.values()))
 
     def wording_by_wording(answer: Answer) -> ByWording:
         return dict(zip(heard, np.split(answer(together), len(heard)), strict=True))
 
-    others = {name: wording_by_wording(answer) for name, answer in baselines.items()}
+    rivals = {name: wording_by_wording(answer) for name, answer in baselines.items()}
     figures = compare_wordings(
-        heard, wording_by_wording(lattice), others, material.answers[rows], config.evaluation, seed=config.seed
+        heard, wording_by_wording(lattice), rivals, material.answers[rows], config.evaluation, seed=config.seed
     )
     return {"questions": len(texts), "wordings": {name: {"example": asked[name][0], **row} for name, row in figures.items()}}
 

@@ -119,6 +119,22 @@ def disturbed(codes: Float[np.ndarray, "question size"], key: Key[Array, ""]) ->
     return codes + PERTURBATION * sizes * noise
 
 
+def watched(
+    parameters: Parameters, codes: Float[np.ndarray, "question size"], key: Key[Array, ""], config: LatticeConfig
+) -> tuple[Float[np.ndarray, "time layer row column question channel"], Float[np.ndarray, "time question"]]:
+    """The passes of a few questions, and how a small difference to each grows; both in one batch, which reads weights once."""
+    both = trajectory(parameters, np.concatenate([codes, disturbed(codes, key)]), config)
+    passes, others = np.split(both, 2, axis=4)
+    return passes, criticality.perturbation_growth(passes, others)
+
+
+def response_groups(
+    responses: Float[np.ndarray, "layer row column probed channel"], settings: EmergenceConfig, seed: int
+) -> Groups:
+    """Cells by what they respond to."""
+    return specialisation.grouped(specialisation.response_features(responses), clusters=settings.clusters, seed=seed)
+
+
 def follow(
     parameters: Parameters,
     shown: Float[np.ndarray, "question size"],
@@ -131,17 +147,15 @@ def follow(
     key: Key[Array, ""],
 ) -> Followed:
     """What the metrics read that are followed, in two passes: a few questions step by step, and many to their end."""
-    both = trajectory(parameters, np.concatenate([shown, disturbed(shown, key)]), config)
-    passes, others = np.split(both, 2, axis=4)
+    passes, growth = watched(parameters, shown, key, config)
     responses = orientation.turned(np.asarray(dynamics.last_visible(parameters, jnp.asarray(probed), config=config)), config)
-    features = specialisation.response_features(responses)
     return Followed(
         trajectory=passes,
         responses=responses,
         labels=labels,
         topic=specialisation.preferred_topic(responses, labels),
-        growth=criticality.perturbation_growth(passes, others),
-        response_groups=specialisation.grouped(features, clusters=settings.clusters, seed=seed),
+        growth=growth,
+        response_groups=response_groups(responses, settings, seed),
     )
 
 
@@ -159,8 +173,7 @@ def observe(
     turned = functools.partial(orientation.turned, config=config)
     perturb_key, probe_key, exponent_key = jax.random.split(key, 3)
     shown = jnp.asarray(inputs.shown)
-    passes = trajectory(parameters, inputs.shown, config)
-    others = trajectory(parameters, disturbed(inputs.shown, perturb_key), config)
+    passes, growth = watched(parameters, inputs.shown, perturb_key, config)
 
     responded = dynamics.respond(parameters, jnp.asarray(inputs.probed), config=config)
     responses, likeness = turned(np.asarray(responded.final)), np.asarray(responded.likeness)
@@ -184,9 +197,10 @@ def observe(
         asked = shown[:_ABLATION_QUESTIONS]
         ablated = turned(influence.by_ablation(parameters, asked, block=settings.ablation_block, config=config))
 
-    def groups(features: np.ndarray) -> Groups:
-        return specialisation.grouped(features, clusters=settings.clusters, seed=seed)
-
+    weight_groups = None
+    if config.sharing == "cell":
+        features = turned(specialisation.weight_features(parameters))
+        weight_groups = specialisation.grouped(features, clusters=settings.clusters, seed=seed)
     return Observation(
         trajectory=passes,
         responses=responses,
@@ -197,11 +211,11 @@ def observe(
         question_at_output=question_read[:, -1],
         answer_at_output=answer_read[:, -1],
         layer_similarity=information.layer_similarity(likeness[-1, :layers]),
-        growth=criticality.perturbation_growth(passes, others),
+        growth=growth,
         transient=transient,
         separation=counted,
         influence_gradient=turned(gradient),
         influence_ablation=ablated,
-        response_groups=groups(specialisation.response_features(responses)),
-        weight_groups=groups(turned(specialisation.weight_features(parameters))) if config.sharing == "cell" else None,
+        response_groups=response_groups(responses, settings, seed),
+        weight_groups=weight_groups,
     )
