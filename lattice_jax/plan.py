@@ -4,8 +4,8 @@ Contract: `<workdir>/plan.json` records every attempt at a stage (settings, date
 says the same to a reader; both are written anew, whole, whenever something changes. What is done next follows from plan and
 record alone (`standing`), so a resumed plan repeats no finished stage and goes on with the one that was cut off; until a stage
 is decided on, its criteria may be changed (`plan_record.py`). Of several attempts at a stage the best is taken forward; one
-that diverged is missed and without figures, and nothing is built on it. Stages that train are trials (`trial.py`): the held-out
-pairs are first used by the last stage.
+that diverged is missed and without figures, and nothing is built on it. Stages that train are trials (`trial.py`), each with a
+report in its folder: the held-out pairs are first used by the last stage.
 """
 
 import datetime
@@ -32,6 +32,7 @@ from lattice_jax.evaluation.plan_page import figure, render
 from lattice_jax.figures import flatten, require_known
 from lattice_jax.plan_record import RECORD
 from lattice_jax.training.alerts import NonFinite
+from lattice_jax.training.loop import Interrupted
 
 PAGE, ADAPTERS = "plan.md", "adapters"
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
@@ -258,8 +259,12 @@ def _make(
             start=workdir / made[stage.start] if stage.start else None,
             adapter=workdir / made[stage.adapter] if stage.adapter else None,
         )
-    except NonFinite as error:
-        return {}, name, error.found
+    except (NonFinite, Interrupted) as stopped:
+        run.leave_report(folder, stopped.step, console)
+        if isinstance(stopped, Interrupted):
+            raise
+        return {}, name, stopped.found
+    run.leave_report(folder, trained.result.step, console)
     return trial.figures(trained, folder), name, ""
 
 

@@ -212,6 +212,14 @@ def _report_page():
     return page
 
 
+def leave_report(workdir: Path, step: int, console: Console) -> None:
+    """The report of as much of a run as there is, in its folder; where the packages for it are missing, a line that says so."""
+    try:
+        _write_report(_report_page(), workdir, step, console)
+    except InputError as error:
+        console.print(f"No report: {error}", style="dim", markup=False)
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -345,10 +353,7 @@ def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iter
     try:
         yield
     except (Interrupted, NonFinite) as stopped:
-        try:
-            _write_report(_report_page(), workdir, stopped.step, console)
-        except InputError as error:
-            console.print(f"No report: {error}", style="dim", markup=False)
+        leave_report(workdir, stopped.step, console)
         if isinstance(stopped, Interrupted):
             saved = f"The {part} is saved at step {stopped.step}; go on with --resume --workdir {workdir}"
             console.out(saved, highlight=False)

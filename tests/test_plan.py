@@ -275,6 +275,13 @@ def test_only_the_run_that_was_judged_has_held_out_figures(whole):
     assert [name for name, one in runs.items() if one.unjudged is None] == ["b"]
 
 
+def test_every_stage_leaves_the_report_of_its_run(whole):
+    folder, _, _ = whole
+    for name in ("a", "b-2"):
+        assert "trained and not judged" in (folder / "run" / name / "report.html").read_text()
+    assert "trained and not judged" not in (folder / "run" / "b" / "report.html").read_text()
+
+
 def test_a_stage_starts_from_the_parameters_and_the_adapter_of_another(whole):
     """The first look of b, before its first step, finds what the best look of a found, by the same adapter."""
     folder, _, _ = whole

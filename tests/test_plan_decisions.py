@@ -125,6 +125,7 @@ def test_a_stage_that_diverges_is_decided_on_by_what_it_says_of_a_miss(tmp_path,
     assert calm["decision"]["taken"] == "a-2"
     assert record["outcome"] == "every stage reached what was asked of it"
     assert "running" not in record
+    assert "is nan at step" in (tmp_path / "run" / "a" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("start", "action"), [("a", "stop"), ("", "go on")])
