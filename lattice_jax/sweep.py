@@ -221,10 +221,12 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
         trial.record_end(folder, "pruned")
         console.print("[dim]pruned: behind the others[/]")
     except (SettingsError, NonFinite) as error:
-        asked.set_user_attr("reason", error.found)
+        diverged = isinstance(error, NonFinite)
+        reason = error.found if diverged else f"{error.found}; expected: {error.expected}"
+        asked.set_user_attr("reason", reason)
         study.tell(asked, state=_states().FAIL)
-        trial.record_end(folder, f"given up: {error.found}")
-        console.print(f"[yellow]{'diverged' if isinstance(error, NonFinite) else 'not possible'}[/]: {escape(error.found)}")
+        trial.record_end(folder, f"given up: {reason}")
+        console.print(f"[yellow]{'diverged' if diverged else 'not possible'}[/]: {escape(reason)}")
     else:
         asked.set_user_attr("steps", trained.result.step)
         asked.set_user_attr("best_step", trained.result.best.step)

@@ -256,7 +256,7 @@ def test_settings_that_contradict_each_other_are_a_failed_trial_with_its_reason(
     assert run_here(monkeypatch, "sweep", "--config", SMOKE, *search, "--trials", 1, "--workdir", tmp_path / "run") == 2
     (one,) = json.loads((tmp_path / "run" / "sweep.json").read_text())["trials"]
     assert one["state"] == "fail"
-    assert "optimizer.final_learning_rate is 0.5" in one["reason"]
+    assert "optimizer.final_learning_rate is 0.5; expected: " in one["reason"]
 
 
 def test_a_trial_that_is_pruned_has_ended(tmp_path, monkeypatch):
