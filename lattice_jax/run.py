@@ -31,7 +31,7 @@ from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import SUMMARY, Material, gather, record_corpus, require_same_corpus
-from lattice_jax.records import read_record, write_record
+from lattice_jax.records import make_folder, read_record, require_writable, write_record
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.alerts import NonFinite
@@ -186,6 +186,10 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
     if watch is not None and watch < 1:
         raise InputError(f"--interval is {watch}", expected="1 second or more", fix="give a larger one")
     page = _report_page()
+    if out:
+        require_writable(out, expected="a file, new or not, in a folder that can be made", fix="give another --out")
+    if png:
+        make_folder(png, expected="a folder, new or not", fix="give another --png")
     path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
     panels, ended = page.write_page(folders, path, refresh=watch)
     console.out(f"Report: {path}", highlight=False)
