@@ -21,7 +21,7 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margi
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
 th { color: #6e7781; font-weight: 600; white-space: normal; vertical-align: bottom; }
-.trials :is(td, th):nth-child(2) { text-align: left; white-space: normal; min-width: 9rem; }
+.trials :is(td, th):nth-child(2) { text-align: left; white-space: normal; min-width: 12rem; }
 .wide { min-width: 640px; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
 p.note { color: #6e7781; }
 @media (max-width: 600px) { th, td { padding: .25rem .45rem; } body { font-size: 14px; } }

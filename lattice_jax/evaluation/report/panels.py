@@ -84,9 +84,9 @@ def learning_panels(run: Run) -> list[Panel]:
             Panel(
                 "learning_similarity",
                 "Similarity while learning",
-                f"Training batches{_apart(run.settings)} and validation pairs (all cells, expected update). Dashed: "
-                "baselines on the same validation pairs"
-                + (f"; dotted: step {run.summary['best_step']}, whose parameters are kept." if run.summary else "."),
+                f"Training batches{_apart(run.settings)} and validation pairs (all cells, expected update)."
+                + (" Dashed: baselines on the same validation pairs." if known else "")
+                + (f" Dotted: step {run.summary['best_step']}, whose parameters are kept." if run.summary else ""),
                 partial(_similarity, run, known),
             )
         )
