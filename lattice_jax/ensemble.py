@@ -75,7 +75,7 @@ def evaluate(
     if len(workdirs) < 2:
         raise InputError(f"an ensemble of {len(workdirs)}", expected="two or more runs", fix="give --workdir several times")
     require_different(workdirs)
-    require_writable(out, expected="a file, new or not, in a folder that can be made", fix="give another --out")
+    require_writable(out, "--out")
     members, material = _load(workdirs, console)
     with console.status("measuring the ensemble and the baselines"):
         found = judge(members, material, fit)

@@ -55,8 +55,12 @@ def make_folder(path: Path, *, expected: str, fix: str) -> Path:
     return path
 
 
-def require_writable(path: Path, *, expected: str, fix: str) -> None:
-    """Refuse a file that can't be written later on, before the work is done that is to be written there; makes its folder."""
+def require_writable(path: Path, option: str) -> None:
+    """Refuse a file that can't be written later on, before the work is done that is to be written there; makes its folder.
+
+    `option` is that of the command line which named it.
+    """
+    expected, fix = "a file, new or not, in a folder that can be made", f"give another {option}"
     make_folder(path.parent, expected=expected, fix=fix)
     try:
         is_folder = path.is_dir()

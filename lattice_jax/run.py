@@ -187,7 +187,7 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
         raise InputError(f"--interval is {watch}", expected="1 second or more", fix="give a larger one")
     page = _report_page()
     if out:
-        require_writable(out, expected="a file, new or not, in a folder that can be made", fix="give another --out")
+        require_writable(out, "--out")
     if png:
         make_folder(png, expected="a folder, new or not", fix="give another --png")
     path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)

@@ -302,9 +302,6 @@ def fit(
         if best.step is None:
             best = look(step, {})
         while step < config.steps and not best.patience_spent(config.patience) and not interruption.requested:
-            if pending and not ahead:
-                record(step, fetch(step, pending))
-                pending = None
             indices = batch_indices(order_key, step, samples=samples, batch_size=config.batch_size)
             state, metrics = train_step(state, {name: values[indices] for name, values in data.items()}, step_key)
             if pending:
@@ -314,7 +311,7 @@ def fit(
             saving = checkpoints is not None and step % config.checkpoint_every == 0
             if looking:
                 best, pending = look(step, fetch(step, pending)), None
-            elif saving:
+            elif saving or not ahead:
                 record(step, fetch(step, pending))
                 pending = None
             if checkpoints and saving:
