@@ -306,11 +306,14 @@ def _start(width: int, hidden: int, mean_target: Float[Array, " d"], *, key: PRN
     return _Layers(kernels, (jnp.zeros(hidden), jnp.zeros(hidden), mean_target))
 
 
-@partial(jax.jit, static_argnames="batch_size", donate_argnames="state")
+@partial(jax.jit, static_argnames="batch_size", donate_argnames=("layers", "state"))
 def _train_epoch(
     layers: _Layers, state: optax.OptState, train: _Samples, validation: _Samples, *, batch_size: int, key: PRNGKeyArray
 ) -> tuple[_Layers, optax.OptState, Float[Array, ""]]:
-    """One pass in random order, without the rest that fills no batch; and the loss on validation afterwards."""
+    """One pass in random order, without the rest that fills no batch; and the loss on validation afterwards.
+
+    Both `layers` and `state` are donated: new copies took a sixth of the time of an MLP as large as the cube.
+    """
     pairs = len(train.inputs)
     batches = jax.random.permutation(key, pairs)[: pairs // batch_size * batch_size].reshape(-1, batch_size)
 
@@ -324,6 +327,11 @@ def _train_epoch(
 
     (layers, state), _ = jax.lax.scan(step, (layers, state), batches)
     return layers, state, _cosine_loss(layers, validation)
+
+
+def _kept(layers: _Layers) -> _Layers:
+    """A copy that the next epoch, to which `layers` are donated, leaves alone."""
+    return jax.tree.map(jnp.copy, layers)
 
 
 def patience(pairs: int) -> int:
@@ -362,14 +370,14 @@ def _fit_perceptron(train: Pairs, validation: Pairs, width: int, form: str, budg
     epoch_operations = 6 * parameters * (len(train.questions) // batch_size * batch_size)
 
     state = _optimizer(width).init(layers)
-    best, best_loss, best_epoch, epoch = layers, float(_cosine_loss(layers, validation_samples)), 0, 0
+    best, best_loss, best_epoch, epoch = _kept(layers), float(_cosine_loss(layers, validation_samples)), 0, 0
     epochs = min(budget.epochs, int(budget.operations // epoch_operations))
     while epoch < min(epochs, best_epoch + patience(len(train.questions))):
         key = jax.random.fold_in(epoch_key, epoch)
         layers, state, loss = _train_epoch(layers, state, train_samples, validation_samples, batch_size=batch_size, key=key)
         epoch += 1
         if float(loss) < best_loss:
-            best, best_loss, best_epoch = layers, float(loss), epoch
+            best, best_loss, best_epoch = _kept(layers), float(loss), epoch
 
     choices: dict[str, float | str] = {
         "form": form,
