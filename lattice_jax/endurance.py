@@ -16,22 +16,25 @@ from lattice_jax.evaluation.baselines import Pairs
 from lattice_jax.evaluation.similarity import cosine_similarity, measure
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.lattice.emergence import dynamics
+from lattice_jax.lattice.emergence.observe import on_one_device, stepped
+from lattice_jax.lattice.firing import firing
+from lattice_jax.lattice.propagate import holds_something
 from lattice_jax.lattice.step import State
 from lattice_jax.stacking import Base, Offsets
 
-Respond = Callable[[np.ndarray, State, int], tuple[np.ndarray, State]]
-"""(questions [n, d], the states they find, steps) -> (answers [n, d] in the teacher's space, the states they leave)."""
+Respond = Callable[[np.ndarray, State], tuple[np.ndarray, State]]
+"""(questions [n, d], the states they find) -> (answers [n, d] in the teacher's space, the states they leave)."""
+Recall = Callable[[np.ndarray, State], tuple[np.ndarray, State]]
+"""The same with the answers that are read at once and after every step [steps + 1, n, d], the last of which is the answer."""
 
 
 def make_respond(config: Config, codec: Codec, base: Base, parameters: dict, mesh: Mesh | None) -> Respond:
-    """The cube's answers from any start after any number of steps up to `lattice.steps`, updated as evaluation does.
-
-    `base` is what the answers are changes of.
-    """
+    """The cube's answers from any start, updated as evaluation does; `base` is what they are changes of."""
     sampled = config.lattice.update.evaluation == "sampled"
 
     @jax.jit
-    def answer(parameters: dict, questions: jax.Array, added: Offsets, start: State, horizon: jax.Array):
+    def answer(parameters: dict, questions: jax.Array, added: Offsets, start: State):
         answered = cube.answer(
             parameters,
             codec.encode_questions(questions),
@@ -40,16 +43,33 @@ def make_respond(config: Config, codec: Codec, base: Base, parameters: dict, mes
             sampled=sampled,
             mesh=mesh,
             start=start,
-            horizon=horizon,
         )
-        return codec.decode(answered.vectors + added.shift) + added.remainder, answered.propagation.state
+        return added.answers(codec, answered.vectors), answered.propagation.state
 
-    def respond(questions: np.ndarray, start: State, steps: int) -> tuple[np.ndarray, State]:
-        added = base.offsets(codec, questions)
-        answers, left = answer(parameters, questions, added, start, jnp.asarray(steps, jnp.int32))
+    def respond(questions: np.ndarray, start: State) -> tuple[np.ndarray, State]:
+        answers, left = answer(parameters, questions, base.offsets(codec, questions), start)
         return np.asarray(answers), left
 
     return respond
+
+
+def make_recall(config: Config, codec: Codec, base: Base, parameters: dict) -> Recall:
+    """As `make_respond`, on one device and step by step, so that one pass gives what every shorter one would."""
+    lattice, cells = stepped(config.lattice), on_one_device(parameters, config.lattice)
+    sampled = config.lattice.update.evaluation == "sampled"
+
+    @jax.jit
+    def answer(cells: dict, questions: jax.Array, added: Offsets, start: State):
+        key, started = jax.random.key(config.seed), holds_something(start)
+        fires = firing(lattice, len(questions), sampled=sampled, key=key, started=started)
+        codes, left = dynamics.recall(cells, codec.encode_questions(questions), start, fires, config=lattice)
+        return jax.vmap(lambda vectors: added.answers(codec, vectors))(codes), left
+
+    def recall(questions: np.ndarray, start: State) -> tuple[np.ndarray, State]:
+        answers, left = answer(cells, questions, base.offsets(codec, questions), start)
+        return np.asarray(answers), left
+
+    return recall
 
 
 def measure_endurance(
@@ -58,7 +78,8 @@ def measure_endurance(
     """`pool` and `recovery`: the figures of `answer_in_turn` and `recover`."""
     asked = Pairs(*(side[: config.pool.questions] for side in held_out))
     respond = make_respond(config, codec, base, parameters, mesh)
-    return {"pool": answer_in_turn(config, respond, asked), "recovery": recover(config, respond, asked.questions)}
+    recall = make_recall(config, codec, base, parameters)
+    return {"pool": answer_in_turn(config, respond, asked), "recovery": recover(config, recall, asked.questions)}
 
 
 def answer_in_turn(config: Config, respond: Respond, asked: Pairs) -> dict:
@@ -70,7 +91,7 @@ def answer_in_turn(config: Config, respond: Respond, asked: Pairs) -> dict:
     count, rounds = len(asked.questions), []
     state, first = pool.create(config.lattice, count).state, None
     for before in range(config.pool.rounds):
-        answers, state = respond(asked.questions, state, config.lattice.steps)
+        answers, state = respond(asked.questions, state)
         first = answers if first is None else first
         found, measures = pool.diversity(state), measure(answers, asked.answers, bootstrap_samples=100)
         rounds.append(
@@ -88,7 +109,7 @@ def answer_in_turn(config: Config, respond: Respond, asked: Pairs) -> dict:
     return {"questions": count, "trained_from_pool": config.pool.size > 0, "rounds": rounds}
 
 
-def recover(config: Config, respond: Respond, questions: np.ndarray) -> dict:
+def recover(config: Config, recall: Recall, questions: np.ndarray) -> dict:
     """A question is answered, a region of the cube is cleared, and the same question stays at the input.
 
     For each kind of damage, and for none, the mean cosine (-1..1) between what is then read after 0, 1, ... `lattice.steps`
@@ -96,8 +117,8 @@ def recover(config: Config, respond: Respond, questions: np.ndarray) -> dict:
     """
     questions = questions[: config.pool.recovery_questions]
     count, grid = len(questions), config.lattice.grid
-    before, state = respond(questions, pool.create(config.lattice, count).state, config.lattice.steps)
-    steps = range(config.lattice.steps + 1)
+    answers, state = recall(questions, pool.create(config.lattice, count).state)
+    before = answers[-1]
     starts, cleared = {"undamaged": state}, {}
     for number, kind in enumerate(pool.KINDS):
         masks = pool.damage_masks(kind, grid, count, key=jax.random.fold_in(jax.random.key(config.seed), number))
@@ -105,6 +126,7 @@ def recover(config: Config, respond: Respond, questions: np.ndarray) -> dict:
     # All in one batch: a pass reads every cell's weights, however many questions it is for.
     together = jax.tree.map(lambda *fields: jnp.concatenate(fields, 3), *starts.values())
     asked, expected = (np.tile(rows, (len(starts), 1)) for rows in (questions, before))
-    found = [cosine_similarity(respond(asked, together, step)[0], expected).reshape(-1, count).mean(1) for step in steps]
+    recalled, _ = recall(asked, together)
+    found = [cosine_similarity(read, expected).reshape(-1, count).mean(1) for read in recalled]
     curves = dict(zip(starts, np.transpose(found).tolist(), strict=True))
-    return {"questions": count, "steps": list(steps), **curves, "cleared_share": cleared}
+    return {"questions": count, "steps": list(range(len(found))), **curves, "cleared_share": cleared}

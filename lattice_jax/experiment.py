@@ -67,7 +67,7 @@ def make_predictor(
     def answer(parameters: dict, questions: jax.Array, added: Offsets, key: jax.Array) -> jax.Array:
         codes = codec.encode_questions(questions)
         answered = cube.answer(parameters, codes, key=key, config=config.lattice, sampled=sampled, mesh=mesh, read="output")
-        return codec.decode(answered.vectors + added.shift) + added.remainder
+        return added.answers(codec, answered.vectors)
 
     def predict(parameters: dict, questions: np.ndarray) -> np.ndarray:
         predicted = []

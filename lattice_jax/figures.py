@@ -230,9 +230,12 @@ def _of_endurance(config: Config) -> dict[str, float]:
         return {}
     pairs = Pairs(*_made_up(2))
 
-    def respond(questions: np.ndarray, state: Any, steps: int) -> tuple[np.ndarray, Any]:
+    def respond(questions: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         return questions, state
 
+    def recall(questions: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        return np.tile(questions, (config.lattice.steps + 1, 1, 1)), state
+
     return flatten(
-        {"pool": endurance.answer_in_turn(config, respond, pairs), "recovery": endurance.recover(config, respond, pairs[0])}
+        {"pool": endurance.answer_in_turn(config, respond, pairs), "recovery": endurance.recover(config, recall, pairs[0])}
     )

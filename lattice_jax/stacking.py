@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lattice_jax.config import AnswerConfig
 from lattice_jax.config.learning import ADDED_AFTERWARDS
@@ -33,6 +33,10 @@ class Offsets(NamedTuple):
 
     shift: Float[np.ndarray, "n code"]
     remainder: Float[np.ndarray, "n teacher"]
+
+    def answers(self, codec: Codec, vectors: Float[Array, "n code"]) -> Float[Array, "n teacher"]:
+        """What the cube's output means."""
+        return codec.decode(vectors + self.shift) + self.remainder
 
 
 class Base(NamedTuple):

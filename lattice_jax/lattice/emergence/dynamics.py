@@ -2,12 +2,13 @@
 
 Contract: pure functions of parameters and codes, on one device, step by step as `lattice/step.py` defines the cube: by that
 function itself, or by the compiled engine where `lattice.engine` is "native".
-Updates are the expected ones, scaled by the rate, so nothing here is random. `record` passes exactly the states of
-`propagate(..., sampled=False, trajectory=True)`, the start state before them.
+Updates are the expected ones, scaled by the rate, or given as `fires`, so nothing here is random. `record` passes exactly the
+states of `propagate(..., sampled=False, trajectory=True)`, the start state before them.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -77,11 +78,13 @@ def _clamp(visible: Field, injected: Injected, config: LatticeConfig) -> Field:
     return jnp.where(surface.face_mask(config.input_face, config.grid)[..., None, None], injected, visible)
 
 
-def start(injected: Injected, config: LatticeConfig) -> State:
-    """The input on its face and zeros everywhere else."""
-    shape = (config.grid.depth, config.grid.height, config.grid.width, injected.shape[3])
-    nothing = jnp.zeros((*shape, config.cell.visible), injected.dtype)
-    return State(_clamp(nothing, injected, config), jnp.zeros((*shape, config.cell.memory), injected.dtype))
+def start(injected: Injected, config: LatticeConfig, found: State | None = None) -> State:
+    """The input on its face, and everywhere else what is `found` there: zeros where None."""
+    if found is None:
+        shape = (config.grid.depth, config.grid.height, config.grid.width, injected.shape[3])
+        channels = (config.cell.visible, config.cell.memory)
+        found = State(*(jnp.zeros((*shape, count), injected.dtype) for count in channels))
+    return found._replace(visible=_clamp(found.visible, injected, config))
 
 
 def advance(prepared: Parameters, state: State, injected: Injected, fires: Firing, *, config: LatticeConfig) -> State:
@@ -132,18 +135,51 @@ def updates(config: LatticeConfig) -> Float[Array, "steps #d h #w 1 1"]:
     return firing(config, 1, sampled=False, key=jax.random.key(0))
 
 
+def _watched(
+    prepared: Parameters,
+    injected: Injected,
+    first: State,
+    fires: Float[Array, "steps #d #h #w #batch 1"],
+    seen: Callable[[Field], Array],
+    *,
+    config: LatticeConfig,
+) -> tuple[State, Float[Array, "time ..."]]:
+    """The last state of a pass, and what is `seen` of the visible channels at its start and after every step."""
+
+    def one_step(state: State, fires: Firing):
+        moved = advance(prepared, state, injected, fires, config=config)
+        return moved, seen(moved.visible)
+
+    last, after = jax.lax.scan(one_step, first, fires)
+    return last, jnp.concatenate([seen(first.visible)[None], after])
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def record(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Record:
     """Whole passes; memory is steps x cells x channels numbers a question (5.4 MB for the full cube and 17 states)."""
     prepared, injected = prepare(parameters, config), inject(parameters, codes, config)
-
-    def one_step(state: State, fires: Firing):
-        moved = advance(prepared, state, injected, fires, config=config)
-        return moved, moved.visible
-
     first = start(injected, config)
-    last, visible = jax.lax.scan(one_step, first, updates(config))
-    return Record(jnp.concatenate([first.visible[None], visible]), read_out(parameters, last.visible, config))
+    last, trajectory = _watched(prepared, injected, first, updates(config), lambda visible: visible, config=config)
+    return Record(trajectory, read_out(parameters, last.visible, config))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def recall(
+    parameters: Parameters,
+    codes: Codes,
+    found: State,
+    fires: Float[Array, "steps #d #h #w #batch 1"],
+    *,
+    config: LatticeConfig,
+) -> tuple[Float[Array, "time question size"], State]:
+    """What is read of a cube that is `found` in any state, at once and after every step, and the state that it ends in."""
+    prepared, injected = prepare(parameters, config), inject(parameters, codes, config)
+
+    def answer(visible: Field) -> Codes:
+        return read_out(parameters, visible, config)
+
+    last, answers = _watched(prepared, injected, start(injected, config, found), fires, answer, config=config)
+    return answers, last
 
 
 def _products(layers: Float[Array, "layer *cells question channel"]) -> Float[Array, "layer question question"]:
@@ -164,14 +200,6 @@ def respond(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> R
             places.append(seen.reshape(1, 1, -1, *seen.shape[3:]))
         return jnp.concatenate([_products(cells) for cells in places])
 
-    def one_step(state: State, fires: Firing):
-        moved = advance(prepared, state, injected, fires, config=config)
-        return moved, products(moved.visible)
-
     first = start(injected, config)
-    last, likeness = jax.lax.scan(one_step, first, updates(config))
-    return Responses(
-        last.visible,
-        jnp.concatenate([products(first.visible)[None], likeness]),
-        read_out(parameters, last.visible, config),
-    )
+    last, likeness = _watched(prepared, injected, first, updates(config), products, config=config)
+    return Responses(last.visible, likeness, read_out(parameters, last.visible, config))
