@@ -21,7 +21,7 @@ from rich.console import Console
 from lattice_jax.config import Config
 from lattice_jax.config.plan import Plan
 from lattice_jax.errors import InputError, SettingsError
-from lattice_jax.records import flat, make_folder, read_record, write_record
+from lattice_jax.records import flat, make_folder, read_record, require_file, write_record
 
 Arguments = TypeVar("Arguments")
 Value = TypeVar("Value")
@@ -81,8 +81,7 @@ def load_plan(path: Path) -> tuple[Plan, Config]:
 def load_python(path: Path, variable: str, kind: type[Value], called: str, option: str) -> Value:
     """The value of a type that a Python file sets under a name."""
     known = ", ".join(sorted(str(file) for file in Path("configs").glob("*.py"))) or "none in ./configs"
-    if not path.is_file():
-        raise InputError(f"there is no {called} {path}", expected=f"a Python file ({known})", fix=f"give {option} FILE")
+    require_file(path, f"there is no {called} {path}", expected=f"a Python file ({known})", fix=f"give {option} FILE")
     try:
         value = runpy.run_path(str(path)).get(variable)
     except InputError:
@@ -240,10 +239,8 @@ def require_recorded(config: Config, workdir: Path, *, but: tuple[str, ...] = ()
 def read_config_record(workdir: Path) -> Config:
     """The configuration of a run."""
     path = workdir / CONFIG_RECORD
-    if not path.is_file():
-        raise InputError(
-            f"{workdir} holds no run", expected=f"a folder with {CONFIG_RECORD}", fix="give the --workdir of a run"
-        )
+    expected, fix = f"a folder with {CONFIG_RECORD}", "give the --workdir of a run"
+    require_file(path, f"{workdir} holds no run", expected=expected, fix=fix)
     settings = read_record(path, _SETTINGS, expected="a run's settings")
     try:
         return _rebuild(Config, settings)

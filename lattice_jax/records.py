@@ -23,8 +23,7 @@ _WRITTEN, _RESTORE = "what was written there", "restore it"
 
 def read_record(path: Path, fields: Fields = _NONE, *, expected: str = _WRITTEN, fix: str = _RESTORE) -> dict[str, Any]:
     """The JSON object in a file, with at least these fields; refuses a file that is missing, not UTF-8, not JSON, no object."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", expected=expected, fix=fix)
+    require_file(path, f"there is no file {path}", expected=expected, fix=fix)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     # ValueError: not UTF-8, not JSON, or a number of more digits than Python takes; RecursionError: nested thousands deep.
@@ -42,6 +41,17 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def require_file(path: Path, missing: str, *, expected: str, fix: str) -> None:
+    """Refuse a path with no file there, with the message `missing`, and why where none can be looked for: a name that is too
+    long, a folder that may not be entered."""
+    try:
+        there, reason = path.is_file(), ""
+    except OSError as error:
+        there, reason = False, f": {error.strerror}"
+    if not there:
+        raise InputError(f"{missing}{reason}", expected=expected, fix=fix)
 
 
 def make_folder(path: Path, *, expected: str, fix: str) -> Path:

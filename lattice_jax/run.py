@@ -31,7 +31,7 @@ from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.material import SUMMARY, Material, gather, record_corpus, require_same_corpus
-from lattice_jax.records import make_folder, read_record, require_writable, write_record
+from lattice_jax.records import make_folder, read_record, require_file, require_writable, write_record
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
 from lattice_jax.training.alerts import NonFinite
@@ -316,19 +316,15 @@ def read_summary(workdir: Path) -> dict:
     """The figures of a run that has ended."""
     read_config_record(workdir)  # what is no run at all is refused as that
     path = workdir / SUMMARY
-    if not path.is_file():
-        raise InputError(
-            f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix="finish it with bin/train --resume"
-        )
+    fix = "finish it with bin/train --resume"
+    require_file(path, f"{workdir} has no {SUMMARY}", expected="a run that has ended", fix=fix)
     return read_record(path, _SUMMARY_FIELDS, expected="the figures of a run that has ended", fix="restore it")
 
 
 def _read_rows(workdir: Path) -> list[dict]:
     """What a run that has ended recorded at each step."""
-    if not (workdir / METRICS).is_file():
-        raise InputError(
-            f"{workdir} has no {METRICS}", expected="what the run recorded at each step", fix="restore it, or train anew"
-        )
+    expected, fix = "what the run recorded at each step", "restore it, or train anew"
+    require_file(workdir / METRICS, f"{workdir} has no {METRICS}", expected=expected, fix=fix)
     return read_metrics(workdir / METRICS)
 
 

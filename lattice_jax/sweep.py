@@ -30,7 +30,7 @@ from lattice_jax.config.search import Choice, Dimension, Range
 from lattice_jax.errors import InputError, SettingsError
 from lattice_jax.evaluation.sweep_page import draw
 from lattice_jax.material import record_corpus
-from lattice_jax.records import read_record, write_record
+from lattice_jax.records import read_record, require_file, write_record
 from lattice_jax.training.alerts import NonFinite
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def _record(config: Config, wanted: Search, workdir: Path, *, resume: bool) -> N
             )
         write_record(make_workdir(workdir) / RECORD, asked)
         return
-    if not path.is_file():
-        raise InputError(f"{workdir} holds no sweep", expected=f"a folder with {RECORD}", fix="start it without --resume")
+    require_file(path, f"{workdir} holds no sweep", expected=f"a folder with {RECORD}", fix="start it without --resume")
     if read_record(path, {"config": dict, "search": dict}, expected="what the sweep searches") != asked:
         raise InputError(
             f"configuration or search are not those of {path}",

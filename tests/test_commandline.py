@@ -212,6 +212,26 @@ def test_a_folder_that_holds_no_run(refused, tmp_path):
     assert "holds no run" in refused("train", "--config", SMOKE, "--workdir", tmp_path, "--resume")
 
 
+NO_DISK_TAKES = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("evaluate", ("--workdir", NO_DISK_TAKES), "holds no run: File name too long"),
+        ("ask", ("--workdir", NO_DISK_TAKES, "What is overfitting?"), "holds no run: File name too long"),
+        ("report", (NO_DISK_TAKES,), "holds no run: File name too long"),
+        ("train", ("--config", NO_DISK_TAKES), f"there is no configuration {NO_DISK_TAKES}: File name too long"),
+        ("train", ("--config", SMOKE, "--config.corpus.pairs", NO_DISK_TAKES), "set --config.corpus.pairs"),
+        ("train", ("--config", SMOKE, "--config.corpus.sentences", NO_DISK_TAKES), "there is no such file"),
+        ("train", ("--config", SMOKE, "--config.teacher.name", NO_DISK_TAKES), "there is no teacher"),
+        ("train", ("--config", SMOKE, "--config.teacher.cache_directory", NO_DISK_TAKES), "or name another directory"),
+    ],
+)
+def test_a_name_that_no_disk_takes(refused, name, arguments, told):
+    assert told in refused(name, *arguments)
+
+
 def test_an_evaluation_needs_a_run_and_an_ensemble_several(refused, tmp_path):
     assert "no run was named" in refused("evaluate")
     assert "--out with one run" in refused("evaluate", "--workdir", tmp_path, "--out", tmp_path / "figures.json")

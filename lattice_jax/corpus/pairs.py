@@ -11,6 +11,7 @@ installed; readers/catalogue.py lists them.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _read(name: str, columns: Columns) -> Reading:
         corpus, _, choice = name.partition(":")
         return _CORPUS_READERS[corpus](choice)
     suffix = Path(name).suffix.lower()
-    if name not in _SHIPPED and (suffix == ".parquet" or _is_directory(name)):
+    if name not in _SHIPPED and (suffix == ".parquet" or os.path.isdir(name)):
         return read_table_files(Path(name), columns)
     forms = ", ".join(repr(form) for source in CORPORA.values() for form in source.forms)
     keys = f"{columns.question!r} and {columns.answer!r}"
@@ -134,10 +135,6 @@ def _read(name: str, columns: Columns) -> Reading:
         return _TABLE_READERS[suffix](lines, name, columns)
     lines = numbered_lines(name, shipped=_SHIPPED, setting="corpus.pairs", content=content)
     return read_jsonl(lines, name, Columns() if name in _SHIPPED else columns)
-
-
-def _is_directory(name: str) -> bool:
-    return "\0" not in name and bool(name) and Path(name).is_dir()
 
 
 def data_hash(pairs: Sequence[Pair], sentences: Sequence[str]) -> str:

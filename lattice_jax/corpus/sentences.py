@@ -8,8 +8,8 @@ The shipped data/scikit_learn_guide.txt holds sentences of the scikit-learn 1.2 
 (BSD-3-Clause, notice beside it), made by benchmarks/extract_scikit_learn.py.
 """
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from lattice_jax.corpus.overlap import contained, word_set
 from lattice_jax.corpus.pairs import is_installed_corpus, list_pairs
@@ -32,7 +32,7 @@ def load_sentences(name: str) -> tuple[str, ...]:
     """
     if name == "none":
         return ()
-    sources = [name] if _is_file(name) else name.split("+")
+    sources = [name] if os.path.isfile(name) else name.split("+")
     _require_known(sources, name)
     return tuple(text for source in sources for text in _texts(source))
 
@@ -64,7 +64,9 @@ def load_lines(name: str, content: str = "a text file with one text a line") -> 
 
 def _require_known(sources: Sequence[str], name: str) -> None:
     """Refuse what can't be joined before any source is read, since a corpus takes seconds."""
-    unknown = [source for source in sources if not (source in _SHIPPED or is_installed_corpus(source) or _exists(source))]
+    unknown = [
+        source for source in sources if not (source in _SHIPPED or is_installed_corpus(source) or os.path.exists(source))
+    ]
     twice = sorted({source for source in sources if sources.count(source) > 1})
     if not unknown and not twice:
         return
@@ -76,14 +78,6 @@ def _require_known(sources: Sequence[str], name: str) -> None:
         expected=f"{known}; several are joined by '+', each of them once",
         fix="set --config.corpus.sentences=scikit_learn_guide+wordnet:20000, say",
     )
-
-
-def _exists(source: str) -> bool:
-    return "\0" not in source and bool(source) and Path(source).exists()
-
-
-def _is_file(name: str) -> bool:
-    return _exists(name) and Path(name).is_file()
 
 
 def without_near_duplicates(sentences: Sequence[str], texts: Sequence[str], threshold: float) -> tuple[str, ...]:

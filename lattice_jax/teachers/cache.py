@@ -46,7 +46,7 @@ from lattice_jax.teachers.embed import (
     tokenize,
 )
 from lattice_jax.teachers.settings import describe
-from lattice_jax.teachers.shards import ADDRESS_BYTES, ASIDE, NUMBERS, SUFFIX, Rows, as_json, write_flushed
+from lattice_jax.teachers.shards import ADDRESS_BYTES, ASIDE, NUMBERS, SUFFIX, Rows, as_json, unwritable, write_flushed
 from lattice_jax.teachers.store import Store, View, addresses_of, open_store
 from lattice_jax.teachers.weights import make_directory
 
@@ -132,7 +132,11 @@ def teacher_store(config: TeacherConfig, directory: Path | None = None) -> Store
     root = directory or Path(config.cache_directory)
     key = hashlib.sha256(as_json(wanted).encode()).hexdigest()[:16]
     own = root / f"{Path(config.name).resolve().name}-{key}"
-    return open_store(next(root.glob(f"*-{key}"), own), wanted)
+    try:
+        found = next(root.glob(f"*-{key}"), own)
+    except OSError as error:  # a name that is too long, or a directory that may not be entered
+        raise unwritable(root, error) from error
+    return open_store(found, wanted)
 
 
 def record_corpus(store: Store, name: str, addresses: UInt8[np.ndarray, "texts 32"]) -> Path:

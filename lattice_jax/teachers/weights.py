@@ -7,6 +7,7 @@ Nothing is ever fetched.
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 import zipfile
@@ -104,7 +105,7 @@ def open_teacher(config: TeacherConfig) -> Checkpoint:
     The weights of a packaged teacher are looked for and checked when its tensors are first asked for.
     """
     if config.name not in PACKAGED:
-        if not Path(config.name).is_dir():
+        if not os.path.isdir(config.name):
             raise InputError(
                 f"there is no teacher {config.name!r}",
                 expected="a directory with config.json, tokenizer.json and safetensors, or one of "

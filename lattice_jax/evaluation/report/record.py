@@ -17,7 +17,7 @@ import numpy as np
 
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
-from lattice_jax.records import flat, read_record
+from lattice_jax.records import flat, read_record, require_file
 from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
@@ -73,8 +73,8 @@ class Run(NamedTuple):
 def read_run(folder: str | os.PathLike) -> Run:
     """Everything in the folder; InputError where there is no run, or where a file of it is damaged."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} holds no run", expected=f"a folder with {CONFIG}", fix="name the --workdir of a run")
+    expected, fix = f"a folder with {CONFIG}", "name the --workdir of a run"
+    require_file(folder / CONFIG, f"{folder} holds no run", expected=expected, fix=fix)
     emergence = folder / EMERGENCE
     return Run(
         name=folder.resolve().name,
