@@ -26,6 +26,7 @@ from lattice_jax.config import Config
 from lattice_jax.embedding import embedding_progress
 from lattice_jax.errors import InputError
 from lattice_jax.evaluation import plots
+from lattice_jax.evaluation.report.record import REPORT
 from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
@@ -190,7 +191,7 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
         require_writable(out, "--out")
     if png:
         make_folder(png, expected="a folder, new or not", fix="give another --png")
-    path = out or (folders[0] / page.REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
+    path = out or (folders[0] / REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
     panels, ended = page.write_page(folders, path, refresh=watch)
     console.out(f"Report: {path}", highlight=False)
     while watch is not None and not ended:
@@ -361,9 +362,9 @@ def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iter
 
 
 def _write_report(page, workdir: Path, step: int, console: Console) -> None:
-    panels, _ = page.write_page([workdir], workdir / page.REPORT)
+    panels, _ = page.write_page([workdir], workdir / REPORT)
     page.show_in_tensorboard(panels, workdir, step)
-    console.out(f"Report: {workdir / page.REPORT}", highlight=False)
+    console.out(f"Report: {workdir / REPORT}", highlight=False)
 
 
 def _tell(judgement: experiment.Judgement, summary: dict, console: Console) -> None:

@@ -7,7 +7,7 @@ a pruner can end a trial that falls behind. The n-th trial's suggestions depend 
 it lies in `<workdir>/sweep.db` (SQLite), so a resumed sweep goes on as if it had not been cut off: a trial that was running is
 tried again from its start. What a trial's own settings make impossible, or let diverge, is a result of the search; what is
 wrong with files, teacher or machine ends the sweep, which goes on with that trial when it is resumed. Only the best trial keeps
-its parameters; `sweep.json` and `sweep.html` tell of all.
+its parameters; each that recorded anything has its `report.html`, and `sweep.json` and `sweep.html` tell of all.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from lattice_jax.evaluation.sweep_page import draw
 from lattice_jax.material import record_corpus
 from lattice_jax.records import read_record, require_file, write_record
 from lattice_jax.training.alerts import NonFinite
+from lattice_jax.training.monitor import METRICS, read_metrics
 
 if TYPE_CHECKING:
     import optuna
@@ -231,6 +232,15 @@ def _try(study: Any, config: Config, wanted: Search, workdir: Path, shared: tria
         asked.set_user_attr("best_step", trained.result.best.step)
         study.tell(asked, looks.value)
         console.print(f"validation {wanted.figure} [bold]{looks.value:.4f}[/]; best so far {study.best_value:.4f}")
+    finally:
+        _leave_report(folder, console)
+
+
+def _leave_report(folder: Path, console: Console) -> None:
+    """The report of a trial that recorded anything, however it has ended."""
+    rows = read_metrics(folder / METRICS) if (folder / METRICS).is_file() else []
+    if rows:
+        run.leave_report(folder, rows[-1]["step"], console)
 
 
 def _require_texts(config: Config, wanted: Search, workdir: Path, shared: trial.Shared) -> None:
@@ -280,6 +290,7 @@ def _figures(study: Any, config: Config, wanted: Search, verdict: Mapping[str, A
     trials = [
         {
             "number": one.number,
+            "folder": _folder(Path(), one).name,
             "state": one.state.name.lower(),
             "value": one.value if one.state is _states().COMPLETE else None,
             "last_value": one.intermediate_values[max(one.intermediate_values)] if one.intermediate_values else None,

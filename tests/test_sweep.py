@@ -185,6 +185,17 @@ def test_every_trial_says_that_and_how_it_ended(whole):
     assert [one.unjudged for one in runs] == outcomes
 
 
+def test_every_trial_that_recorded_anything_has_its_report_and_the_page_leads_there(whole):
+    folder, _, found = whole
+    page = (folder / "sweep.html").read_text()
+    for one in found["trials"]:
+        recorded, link = one["state"] == "complete", f"<a href='{one['folder']}/report.html'>{one['number']}</a>"
+        assert (folder / one["folder"] / "report.html").is_file() == (link in page) == recorded
+        if recorded:
+            told = "trained and not judged" in (folder / one["folder"] / "report.html").read_text()
+            assert told == (one["number"] != found["best"])
+
+
 def test_the_page_needs_no_network(whole):
     page = (whole[0] / "sweep.html").read_text()
     assert len(page) > 1_000_000, "plotly's script is inside"
@@ -314,6 +325,7 @@ def test_what_a_trials_own_settings_make_impossible_is_recorded(tmp_path, monkey
     assert reason in one["reason"]
     if "is nan" in reason:
         assert read_run(tmp_path / "run" / "trial-0000").unjudged == f"given up: {one['reason']}"
+        assert "is nan at step" in (tmp_path / "run" / "trial-0000" / "report.html").read_text()
 
 
 def test_a_trial_behind_the_others_is_pruned_by_its_looks():

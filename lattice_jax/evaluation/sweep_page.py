@@ -1,8 +1,9 @@
 """One page about a search: which trial was best, how trials went, and which settings mattered.
 
-Contract: `draw` writes a self-contained HTML file (plotly's own script inside, nothing fetched). Only trials that came to their
-end are in the parallel coordinates and the importances; pruned ones have their curves. Importances are those of PED-ANOVA
-(Watanabe et al., arXiv:2304.10255), which needs no random forest; with few trials they are hints.
+Contract: `draw` writes a self-contained HTML file (plotly's own script inside, nothing fetched), in the sweep's folder, where
+trials have folders with reports that it links to. Only trials that came to their end are in the parallel coordinates and the
+importances; pruned ones have their curves. Importances are those of PED-ANOVA (Watanabe et al., arXiv:2304.10255), which needs
+no random forest; with few trials they are hints.
 """
 
 import html
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lattice_jax.evaluation.report.record import REPORT
 from lattice_jax.evaluation.verdict import label
 
 _FEWEST_FOR_IMPORTANCES = 4
@@ -23,7 +25,7 @@ td:first-child, th:first-child { text-align: left; }
 th { color: #6e7781; font-weight: 600; white-space: normal; vertical-align: bottom; }
 .trials :is(td, th):nth-child(2) { text-align: left; white-space: normal; min-width: 12rem; }
 .wide { min-width: 640px; } tr.best { background: #e6f4ea; font-weight: 600; } tr.rest { color: #6e7781; }
-p.note { color: #6e7781; }
+p.note { color: #6e7781; } a { color: #0969da; }
 @media (max-width: 600px) { th, td { padding: .25rem .45rem; } body { font-size: 14px; } }
 """
 
@@ -55,7 +57,7 @@ def draw(study: Any, found: Mapping[str, Any], path: Path) -> None:
             f"Share of each setting in reaching the best tenth, by PED-ANOVA over {len(complete)} trials: a hint, not a proof."
         )
         parts.append(("Which settings mattered", note, importances))
-    body = [f"<h1>Search over {html.escape(', '.join(names))}</h1>", _summary(found), _table(found, names)]
+    body = [f"<h1>Search over {html.escape(', '.join(names))}</h1>", _summary(found), _table(found, names, path.parent)]
     for number, (title, note, plot) in enumerate(parts):
         plot.update_layout(
             title=None,
@@ -122,7 +124,7 @@ def _summary(found: Mapping[str, Any]) -> str:
     )
 
 
-def _table(found: Mapping[str, Any], names: list[str]) -> str:
+def _table(found: Mapping[str, Any], names: list[str], workdir: Path) -> str:
     heads = "".join(
         f"<th>{html.escape(name).replace('.', '.<wbr>').replace('_', '_<wbr>')}</th>"
         for name in ("trial", "state", found["figure"], *names, "seconds")
@@ -139,5 +141,8 @@ def _table(found: Mapping[str, Any], names: list[str]) -> str:
             "" if one["seconds"] is None else f"{one['seconds']:.0f}",
         ]
         texts = [f"{cell:.4g}" if isinstance(cell, float) else html.escape(str(cell)) for cell in cells]
+        report = Path(one["folder"]) / REPORT
+        if (workdir / report).is_file():
+            texts[0] = f"<a href='{report.as_posix()}'>{texts[0]}</a>"
         lines.append(f"<tr class='{kind}'>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return f"<h2>Trials</h2><div class=scroll><table class=trials><tr>{heads}</tr>{''.join(lines)}</table></div>"

@@ -23,7 +23,7 @@ from lattice_jax.evaluation.report.record import Run, read_run, told_apart
 from lattice_jax.evaluation.report.sections import Section, headline, repeat, sections
 from lattice_jax.evaluation.report.viewer import payload
 
-REPORT, COMPARISON = "report.html", "comparison.html"
+COMPARISON = "comparison.html"
 
 
 def write_report(run: Run, out: Path, *, refresh: int | None = None) -> list[Panel]:

@@ -22,6 +22,8 @@ from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
 CONFIG, SUMMARY, EMERGENCE, TRIAL = "config.json", "summary.json", "emergence.npz", "trial.json"
+REPORT = "report.html"
+"""The page of a run, in its folder."""
 _SETTINGS = {"corpus.pairs": str, "teacher.name": str, "training.steps": int, "optimizer.gradient_clip": object, "seed": int}
 _FIGURES = {
     **dict.fromkeys(("held_out", "train", "baselines", "adapter_ceiling"), dict),
