@@ -22,11 +22,11 @@ from lattice_jax.edge_cases import measure_edge_cases
 from lattice_jax.evaluation.baselines import Baseline, Pairs, fit_baselines, shuffled
 from lattice_jax.evaluation.similarity import measure, nearest_answers, relative_spread
 from lattice_jax.evaluation.verdict import BothSides, Verdict, judge
+from lattice_jax.inquiry import make_inputs, questions_to_follow
 from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
-from lattice_jax.lattice.emergence.observe import follow, on_one_device, stepped
-from lattice_jax.lattice.emergence.specialisation import groups_of
+from lattice_jax.lattice.emergence.observe import COSTLY, observe, on_one_device, stepped
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base
@@ -102,26 +102,21 @@ def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[i
         yield start
 
 
-def make_observer(config: Config, codec: Codec, shown: np.ndarray, known: np.ndarray) -> Callable[[dict], dict[str, float]]:
-    """Parameters to the emergence metrics that are followed, as `emergence/<metric>`.
-
-    `shown` [n, d] are questions whose first few have their passes watched, `known` [m, d] those of the training pairs, by
-    which specialisation is measured: some, spread over all, in topics that are the same at every look.
-    """
-    settings, lattice = config.emergence, stepped(config.lattice)
-    where = emergence.setting(lattice, settings, config.seed)
-    rows = np.linspace(0, len(known) - 1, min(settings.followed_questions, len(known))).astype(int)
-    labels = groups_of(known[rows], clusters=min(settings.topics, max(1, len(rows) // 2)), seed=config.seed)
-    few, many = (np.asarray(codec.encode_questions(jnp.asarray(side))) for side in (shown[: settings.questions], known[rows]))
-    key = jax.random.key(config.seed)
+def make_observer(config: Config, material: Material, codec: Codec) -> Callable[[dict, int], dict[str, float]]:
+    """(parameters, the step of a look at the validation pairs) -> the emergence metrics due there, as `emergence/<metric>`."""
+    settings, training, lattice = config.emergence, config.training, stepped(config.lattice)
+    inputs, _ = make_inputs(config, material, codec, questions_to_follow(material.corpus.split, settings))
+    where, key = emergence.setting(lattice, settings, config.seed), jax.random.key(config.seed)
 
     @threadpool_limits.wrap(limits=1)  # as `observation.observe_run`
-    def observe(parameters: dict) -> dict[str, float]:
-        cells = on_one_device(parameters, lattice)
-        seen = follow(cells, few, many, labels, config=lattice, settings=settings, seed=config.seed, key=key)
+    def observer(parameters: dict, step: int) -> dict[str, float]:
+        if not settings.due(step, training):
+            return {}
+        parts, cells = COSTLY if settings.costly_due(step, training) else (), on_one_device(parameters, lattice)
+        seen = observe(cells, inputs, config=lattice, settings=settings, parts=parts, seed=config.seed, key=key)
         return {f"emergence/{name}": value for name, value in emergence.values(seen, where).items()}
 
-    return observe
+    return observer
 
 
 def answer_base(config: Config, material: Material) -> Base:
@@ -160,7 +155,7 @@ def fit_cube(
     optimizer = cube_optimizer(config)
     train, validation = material.pairs("train"), material.pairs("validation")
     predict = make_predictor(config, codec, mesh, base=base)
-    observe = make_observer(config, codec, validation.questions, train.questions)
+    observer = make_observer(config, material, codec)
     select_by = config.training.select_by
 
     def validate(parameters: dict) -> dict[str, float]:
@@ -174,8 +169,7 @@ def fit_cube(
             figures |= {f"{side}_similarity": measures.similarity.value, f"{side}_mrr": measures.mrr.value}
             if side == "validation":
                 figures["validation_spread"] = relative_spread(predicted, pairs.answers)
-        if config.emergence.due(next(looks), config.training):
-            figures |= observe(parameters)
+        figures |= observer(parameters, next(looks))
         if on_look:
             on_look(figures)
         return figures

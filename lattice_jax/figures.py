@@ -27,7 +27,7 @@ from lattice_jax.evaluation.verdict import CONTROLS, LABELS, BothSides, judge
 from lattice_jax.lattice import cube, pool
 from lattice_jax.lattice.adapter import Adapter, Codec
 from lattice_jax.lattice.emergence.dynamics import plain
-from lattice_jax.lattice.emergence.metrics import FOLLOWED, METRICS
+from lattice_jax.lattice.emergence.metrics import COSTLY, METRICS, Metric
 from lattice_jax.lattice.emergence.nulls import Comparison
 from lattice_jax.training.objectives import answer_from_pool, answer_questions
 
@@ -107,10 +107,15 @@ def _rows(config: Config) -> list[dict[str, float]]:
     training, settings = config.training, config.emergence
     sides = ("validation", "training") if training.select_by == "training" else ("validation",)
     look = {f"{side}_{name}": 0.0 for side in sides for name in ("similarity", "mrr")} | {"validation_spread": 0.0}
-    observed = {f"emergence/{name}": 0.0 for name in FOLLOWED} if settings.every else {}
-    always = all(settings.due(step, training) for step in experiment.look_steps(training, 0, fresh=True))
+    looks = list(experiment.look_steps(training, 0, fresh=True))
+
+    def measured(over: Callable[[Iterable[bool]], bool]) -> dict[str, float]:
+        found, costly = (over(due(step, training) for step in looks) for due in (settings.due, settings.costly_due))
+        names = [name for name in _metrics(config) if (costly if name in COSTLY else found)]
+        return {f"emergence/{name}": 0.0 for name in names}
+
     step = dict.fromkeys(step_metrics(config), 0.0)
-    return [{"step": 0, **look, **(observed if always else {})}, {"step": 1, **step, **look, **observed}]
+    return [{"step": 0, **look, **measured(all)}, {"step": 1, **step, **look, **measured(any)}]
 
 
 @functools.lru_cache(maxsize=32)
@@ -209,18 +214,21 @@ def _of_edge_cases(config: Config) -> dict[str, float]:
 def _of_emergence(config: Config) -> set[str]:
     if not config.emergence.at_end:
         return set()
-    # Cells that share their weights have none of their own to group them by, and untrained cubes are not ablated.
-    absent = set() if config.lattice.sharing == "cell" else {"weight_groups"}
-    rows = {name: row for name, row in METRICS.items() if absent.isdisjoint(row.reads)}
     return {
         f"emergence.{name}.{field}"
-        for name, row in rows.items()
+        for name, row in _metrics(config).items()
         for field in (
             *Comparison._fields,
-            *(() if "influence_ablation" in row.reads else ("untrained",)),
+            *(() if "influence_ablation" in row.reads else ("untrained",)),  # untrained cubes are not ablated
             *(("drift",) if row.drift else ()),
         )
     }
+
+
+def _metrics(config: Config) -> dict[str, Metric]:
+    """Cells that share their weights have none of their own to group them by."""
+    absent = set() if config.lattice.sharing == "cell" else {"weight_groups"}
+    return {name: row for name, row in METRICS.items() if absent.isdisjoint(row.reads)}
 
 
 @functools.lru_cache(maxsize=8)

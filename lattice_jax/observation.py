@@ -1,4 +1,4 @@
-"""What a run observes of its cube: questions chosen, topics found, metrics beside null models, arrays for pictures.
+"""What a run observes of its cube when it has ended: metrics beside null models, arrays for pictures.
 
 Contract: `observe_run` takes a trained cube and what it learned from, asks it held-out questions, measures untrained cubes in
 the same way, writes `emergence.npz` and returns `summary["emergence"]`. What it finds depends on configuration, text and
@@ -6,77 +6,26 @@ parameters alone, and nothing is chosen by it. Updates are the expected ones; en
 no more than by rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich import box
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from lattice_jax.config import Config, EmergenceConfig
-from lattice_jax.corpus.splits import Split
+from lattice_jax.config import Config
 from lattice_jax.evaluation.names import spelled
+from lattice_jax.inquiry import choose_questions, make_inputs
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import coherence, metrics, nulls, orientation, specialisation
-from lattice_jax.lattice.emergence.information import Division
-from lattice_jax.lattice.emergence.observe import Inputs, Observation, observe, on_one_device, stepped
+from lattice_jax.lattice.emergence.observe import COSTLY, Observation, Part, observe, on_one_device, stepped
 from lattice_jax.material import Material
 
 ARRAYS = "emergence.npz"
-
-
-class Asked(NamedTuple):
-    """Rows of the corpus that are asked."""
-
-    shown: tuple[int, ...]
-    """Held-out ones whose passes are stored."""
-    fit: tuple[int, ...]
-    """Training ones that probes are fitted on."""
-    judge: tuple[int, ...]
-    """Held-out ones that probes are judged on."""
-
-    @property
-    def probed(self) -> list[int]:
-        """All that probes and topics are about, those to fit on first."""
-        return [*self.fit, *self.judge]
-
-
-class Topics(NamedTuple):
-    """Groups of questions that mean alike."""
-
-    labels: Int[np.ndarray, " question"]
-    names: tuple[str, ...]
-    """Each topic by its most central question."""
-
-
-def spread(rows: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """`count` of the rows, or all where there are fewer, evenly spaced: neighbours in a corpus are often about one thing."""
-    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    return tuple(rows[place] for place in places)
-
-
-def choose_questions(split: Split, settings: EmergenceConfig) -> Asked:
-    """Questions from each side."""
-    judge = spread(split.held_out, settings.probe_questions // 3)
-    fit = spread(split.train, settings.probe_questions - len(judge))
-    return Asked(spread(split.held_out, settings.questions), fit, judge)
-
-
-def find_topics(embeddings: Float[np.ndarray, "question teacher"], texts: list[str], count: int, seed: int) -> Topics:
-    """Topics by k-means of question embeddings, each named by the question nearest to its mean."""
-    labels = specialisation.groups_of(embeddings, clusters=min(count, len(texts) // 2), seed=seed)
-    names = []
-    for topic in range(labels.max() + 1):
-        rows = np.flatnonzero(labels == topic)
-        apart = np.linalg.norm(embeddings[rows] - embeddings[rows].mean(0), axis=1)
-        names.append(texts[rows[apart.argmin()]])
-    return Topics(labels, tuple(names))
 
 
 @threadpool_limits.wrap(limits=1)
@@ -88,35 +37,22 @@ def observe_run(config: Config, material: Material, codec: Codec, parameters: di
     """
     settings, lattice = config.emergence, stepped(config.lattice)
     asked = choose_questions(material.corpus.split, settings)
-    questions = [material.corpus.pairs[row].question for row in asked.probed]
-    topics = find_topics(material.questions[asked.probed], questions, settings.topics, config.seed)
-
-    def asked_of(rows: list[int]) -> np.ndarray:
-        return np.asarray(codec.encode_questions(jnp.asarray(material.questions[rows])))
-
-    fitted = len(asked.fit)
-    inputs = Inputs(
-        shown=asked_of(list(asked.shown)),
-        probed=asked_of(asked.probed),
-        answers=np.asarray(codec.encode_answers(jnp.asarray(material.answers[asked.probed]))),
-        labels=topics.labels,
-        division=Division(np.arange(fitted), np.arange(fitted, len(questions))),
-    )
+    inputs, topics = make_inputs(config, material, codec, asked)
     where = metrics.setting(lattice, settings, config.seed)
     key, start_key = jax.random.key(config.seed), jax.random.key(config.seed)
 
-    def observed_of(cells: dict, *, ablate: bool) -> Observation:
-        return observe(cells, inputs, config=lattice, settings=settings, ablate=ablate, seed=config.seed, key=key)
+    def observed_of(cells: dict, parts: Collection[Part]) -> Observation:
+        return observe(cells, inputs, config=lattice, settings=settings, parts=parts, seed=config.seed, key=key)
 
     untrained, at_start = [], []
     for number in range(settings.untrained_cubes):
         fresh = cube.initialise(lattice, key=jax.random.fold_in(start_key, number) if number else start_key)
-        seen = observed_of(on_one_device(fresh, lattice), ablate=False)
+        seen = observed_of(on_one_device(fresh, lattice), [part for part in COSTLY if part != "ablation"])
         untrained.append(metrics.values(seen, where))
         at_start.append(reads(seen) | layer_profiles(seen))
         del fresh, seen  # room for the next one
     trained = on_one_device(parameters, lattice)
-    observed = observed_of(trained, ablate=True)
+    observed = observed_of(trained, COSTLY)
     shown = [material.corpus.pairs[row].question for row in asked.shown]
     write_arrays(
         {
@@ -182,6 +118,8 @@ def arrays(observed: Observation, where: metrics.Setting, *, shuffles: int) -> d
     by_chance = specialisation.layer_selectivity_null(
         observed.responses, observed.labels, shuffles=shuffles, generator=topic_generator
     )
+    transient, counted = observed.transient, observed.separation
+    rates = None if transient is None or counted is None else np.concatenate([transient, counted])
     single = {
         **reads(observed),
         **layer_profiles(observed),
@@ -193,7 +131,7 @@ def arrays(observed: Observation, where: metrics.Setting, *, shuffles: int) -> d
         "influence_ablation": observed.influence_ablation,
         "perturbation": observed.growth.mean(1),
         "layer_similarity": observed.layer_similarity,
-        "separation": np.concatenate([observed.transient, observed.separation]).mean(1),
+        "separation": None if rates is None else rates.mean(1),
         "coherence": coherence.correlogram(observed.final, periodic=where.periodic),
         "coherence_null_mean": shuffled.mean,
         "coherence_null_deviation": shuffled.deviation,
@@ -203,7 +141,7 @@ def arrays(observed: Observation, where: metrics.Setting, *, shuffles: int) -> d
         "response_group": observed.response_groups.labels,
         "weight_group": None if observed.weight_groups is None else observed.weight_groups.labels,
         "directions": np.array(coherence.DIRECTIONS),
-        "separation_transient": np.array(len(observed.transient)),
+        "separation_transient": None if transient is None else np.array(len(transient)),
     }
     return {
         "activity": activity,

@@ -207,6 +207,25 @@ def test_emergence_is_measured_at_the_first_look_after_every_multiple(every, exp
 
 
 @pytest.mark.parametrize(
+    ("every", "costly_every", "costly", "all_looks"),
+    [
+        (10, 30, [30], [0, 10, 20, 30, 40, 45]),
+        (30, 20, [20, 40], [0, 20, 30, 40, 45]),
+        (10, 45, [45], [0, 10, 20, 30, 40, 45]),
+        (100, 15, [20, 30, 45], [0, 20, 30, 45]),
+        (10, 60, [], [0, 10, 20, 30, 40, 45]),
+        (10, 0, [], [0, 10, 20, 30, 40, 45]),
+        (0, 20, [], []),
+    ],
+)
+def test_costly_metrics_are_measured_at_an_interval_of_their_own(every, costly_every, costly, all_looks):
+    training, settings = TrainingConfig(steps=45, evaluate_every=10), EmergenceConfig(every=every, costly_every=costly_every)
+    looks = (0, 10, 20, 30, 40, 45)
+    assert [look for look in looks if settings.costly_due(look, training)] == costly
+    assert [look for look in looks if settings.due(look, training)] == all_looks
+
+
+@pytest.mark.parametrize(
     ("name", "expected", "fields"),
     [
         ("size", "training.batch_size = 16", {"pool": PoolConfig(size=15)}),

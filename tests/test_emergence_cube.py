@@ -24,7 +24,7 @@ from lattice_jax.lattice.emergence import (
     specialisation,
 )
 from lattice_jax.lattice.emergence.information import Division
-from lattice_jax.lattice.emergence.observe import NEARBY, Inputs, Observation, follow, observe, stepped
+from lattice_jax.lattice.emergence.observe import COSTLY, NEARBY, Inputs, Observation, observe, stepped
 from lattice_jax.lattice.grid import offsets
 from lattice_jax.lattice.step import State
 from lattice_jax.lattice.surface import AXIS, face_mask, take_face
@@ -254,7 +254,7 @@ def observed() -> Observation:
 
 
 def observation_of(parameters: dict, config: LatticeConfig) -> Observation:
-    return observe(parameters, INPUTS, config=config, settings=SETTINGS, ablate=True, seed=0, key=KEY)
+    return observe(parameters, INPUTS, config=config, settings=SETTINGS, parts=COSTLY, seed=0, key=KEY)
 
 
 def test_every_metric_is_compared_with_its_null_model():
@@ -277,18 +277,18 @@ def test_every_metric_is_compared_with_its_null_model():
     assert metrics.compared(found, at_start, where, shuffles=3) == rows
 
 
-@pytest.mark.parametrize("engine", ["scan", "native"])
-def test_what_is_followed_while_the_cube_learns_is_what_is_observed_at_the_end(engine):
+@pytest.mark.parametrize(("engine", "parts"), [("scan", ()), ("native", ()), ("native", COSTLY)])
+def test_what_is_followed_while_the_cube_learns_is_what_is_observed_at_the_end(engine, parts):
     config, where = dataclasses.replace(CONFIG, engine=engine), metrics.setting(CONFIG, SETTINGS, seed=0)
     everything = metrics.values(observed(), where)
-    asked, key = (INPUTS.shown, INPUTS.probed, INPUTS.labels), jax.random.split(KEY, 3)[0]
-    seen = follow(PARAMETERS, *asked, config=config, settings=SETTINGS, seed=0, key=key)
+    seen = observe(PARAMETERS, INPUTS, config=config, settings=SETTINGS, parts=parts, seed=0, key=KEY)
     followed = metrics.values(seen, where)
-    assert set(followed) == set(metrics.FOLLOWED) < set(everything)
-    assert {"morans_i", "front_speed", "topic_selectivity", "response_clustering", "perturbation_growth"} < set(followed)
+    assert everything.keys() - followed.keys() == (set() if parts else set(metrics.COSTLY))
+    assert set(metrics.COSTLY) == {"influence_concentration", "influence_agreement", "lyapunov_exponent"}
     for name, value in followed.items():
         # A difference of a thousandth of the state carries a thousand times its rounding.
-        assert value == pytest.approx(everything[name], abs=1e-3 if name == "perturbation_growth" else 1e-5), name
+        of_differences = name in ("perturbation_growth", "lyapunov_exponent")
+        assert value == pytest.approx(everything[name], abs=1e-3 if of_differences else 1e-5), name
 
 
 @pytest.mark.parametrize("block", [1, 5])

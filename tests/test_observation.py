@@ -8,20 +8,11 @@ from rich.console import Console
 from lattice_jax.config import EmergenceConfig, OptimizerConfig, TrainingConfig
 from lattice_jax.corpus.splits import Split
 from lattice_jax.experiment import look_steps
+from lattice_jax.inquiry import choose_questions, find_topics, questions_to_follow, spread
 from lattice_jax.lattice.emergence import metrics
 from lattice_jax.lattice.emergence.observe import Observation
 from lattice_jax.lattice.emergence.specialisation import Groups
-from lattice_jax.observation import (
-    arrays,
-    choose_questions,
-    find_topics,
-    layer_profiles,
-    reads,
-    render,
-    spread,
-    untrained_arrays,
-    write_arrays,
-)
+from lattice_jax.observation import arrays, layer_profiles, reads, render, untrained_arrays, write_arrays
 from lattice_jax.training.checkpoint import Best
 from lattice_jax.training.loop import fit, initial_state
 from lattice_jax.training.schedule import make_optimizer
@@ -83,6 +74,14 @@ def test_probes_are_fitted_on_training_questions_and_judged_on_held_out_ones():
     assert asked.probed == [*asked.fit, *asked.judge]
     few = choose_questions(Split((0, 1, 2), (3, 4), (5, 6)), EmergenceConfig())
     assert few == ((5, 6), (0, 1, 2), (5, 6))
+
+
+def test_what_is_followed_while_the_cube_learns_is_judged_on_validation_questions():
+    split = Split(train=tuple(range(0, 500, 2)), validation=tuple(range(1, 81, 2)), held_out=(301, 303))
+    asked = questions_to_follow(split, EmergenceConfig(questions=8, followed_questions=30))
+    assert set(asked.shown) | set(asked.judge) <= set(split.validation)
+    assert set(asked.fit) <= set(split.train)
+    assert (len(asked.shown), len(asked.fit), len(asked.judge)) == (8, 20, 10)
 
 
 def test_topics_are_the_groups_and_their_most_central_questions():

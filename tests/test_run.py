@@ -14,8 +14,14 @@ from program import SMOKE, finish, run_here, start
 
 from lattice_jax import adaptation
 from lattice_jax.corpus.pairs import load_pairs
+from lattice_jax.lattice.emergence.metrics import METRICS
 
-SHORT = ("--config.training.steps=12", "--config.training.evaluate_every=4", "--config.training.checkpoint_every=4")
+SHORT = (
+    "--config.training.steps=12",
+    "--config.training.evaluate_every=4",
+    "--config.training.checkpoint_every=4",
+    "--config.emergence.costly_every=12",
+)
 
 
 def metrics(workdir: Path) -> list[dict]:
@@ -152,7 +158,8 @@ def test_what_emerged_is_held_against_its_null_models(whole):
 
 
 def test_emergence_is_followed_while_the_cube_learns(whole):
-    for name in ("front_speed", "topic_selectivity", "perturbation_growth"):
+    assert {name for name in metrics(whole)[-1] if name.startswith("emergence/")} == {f"emergence/{name}" for name in METRICS}
+    for name in ("front_speed", "topic_selectivity", "perturbation_growth", "answer_read"):
         followed = {row["step"]: row[f"emergence/{name}"] for row in metrics(whole) if f"emergence/{name}" in row}
         assert list(followed) == [0, 12]
         assert followed[0] != followed[12], name

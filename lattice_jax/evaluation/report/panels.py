@@ -214,8 +214,11 @@ def resource_panels(run: Run) -> list[Panel]:
     return panels
 
 
-_BY_TRAINING_QUESTIONS = ("response_clustering", "topic_map_coherence", "topic_selectivity")
-"""Metrics whose values, and null models, depend on how many questions they are taken by."""
+_BY_FEWER_QUESTIONS = (
+    *("answer_read", "answer_read_gain", "layer_similarity", "question_read"),
+    *("response_clustering", "topic_map_coherence", "topic_selectivity"),
+)
+"""Metrics whose values, and null models, depend on how many questions they are taken by: fewer while the cube learns."""
 
 
 def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list[Panel]:
@@ -228,8 +231,8 @@ def measured_panels(run: Run, prefix: str, explained: Mapping[str, str]) -> list
         text = explained.get(metric) or (null or {}).get("definition") or "As recorded."
         text = text[0].upper() + text[1:].rstrip(".") + "."
         unit = (null or {}).get("range", "")
-        if metric in _BY_TRAINING_QUESTIONS:
-            text += " By training questions, fewer than at the end, so the null model there is no measure; step 0 is untrained."
+        if metric in _BY_FEWER_QUESTIONS:
+            text += " By fewer questions than at the end, so the null model there is no measure; step 0 is untrained."
             null = None
         elif null and "null" in null:
             text += f" Band: the null model ({null['null_model']}), mean and one standard deviation at the end of the run."

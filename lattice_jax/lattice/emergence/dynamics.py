@@ -124,12 +124,6 @@ def whole_pass(
     return jax.lax.scan(one_step, start(injected, config), fires)[0]
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def last_visible(parameters: Parameters, codes: Codes, *, config: LatticeConfig) -> Field:
-    """Visible channels after the last step of a pass."""
-    return whole_pass(prepare(parameters, config), inject(parameters, codes, config), updates(config), config=config).visible
-
-
 def updates(config: LatticeConfig) -> Float[Array, "steps #d h #w 1 1"]:
     """How far each cell moves in each step of a pass: the rate, and 0 before light has reached the cell."""
     return firing(config, 1, sampled=False, key=jax.random.key(0))

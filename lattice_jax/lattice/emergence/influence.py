@@ -77,7 +77,7 @@ def _ablate(parameters: Parameters, codes: Codes, *, block: int, together: int, 
     return changes.reshape([len(along) for along in starts])
 
 
-def by_ablation(parameters: Parameters, codes: Codes, *, block: int, config: LatticeConfig, together: int = 8) -> Cells:
+def by_ablation(parameters: Parameters, codes: Codes, *, block: int, config: LatticeConfig, together: int = 16) -> Cells:
     """Relative change of the answer when a block of cells never moves, given to every cell of the block.
 
     |y' - y| / |y|, the mean over questions. Blocks are `block` x `block` cells equally far from the input face, smaller at the

@@ -1,20 +1,21 @@
 """The table of all metrics: what each is, what it is computed from, and the null model that it is held against.
 
 Contract: `METRICS` is the whole list, in the order in which people read it. A metric is one number of an `Observation`; the
-sources are named where the functions are defined. `FOLLOWED` ones need nothing but passes and are also taken while the cube
-learns.
+sources are named where the functions are defined. All are also taken while the cube learns, the `COSTLY` ones less often.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 
 from lattice_jax.config import EmergenceConfig, LatticeConfig
 from lattice_jax.lattice.emergence import coherence, criticality, information, nulls, specialisation, stability
 from lattice_jax.lattice.emergence.influence import agreement, concentration
-from lattice_jax.lattice.emergence.observe import Followed, Observation
+from lattice_jax.lattice.emergence.observe import Observation
 
 SETTLED = 0.1
 """Change of the state in one step, by its size, below which the cube counts as settled; the full cube of 16 steps changes by
@@ -265,15 +266,16 @@ METRICS: Mapping[str, Metric] = {
     ),
 }
 
-FOLLOWED = tuple(name for name, metric in METRICS.items() if {*metric.reads} <= {"final", *Followed._fields})
-"""Metrics that are taken while the cube learns, too."""
+_OF_COSTLY_PARTS = {"influence_gradient", "influence_ablation", "separation"}
+COSTLY = tuple(name for name, metric in METRICS.items() if not _OF_COSTLY_PARTS.isdisjoint(metric.reads))
+"""Metrics that take many passes, by the parts of an observation that may be left out."""
 
 
-def values(observation: Observation | Followed, where: Setting) -> dict[str, float]:
+def values(observation: Observation, where: Setting) -> dict[str, float]:
     """Every metric whose arrays were observed."""
     found = {}
     for name, metric in METRICS.items():
-        arrays = [getattr(observation, field, None) for field in metric.reads]
+        arrays = [getattr(observation, field) for field in metric.reads]
         if all(array is not None for array in arrays):
             found[name] = metric.measure(*arrays, where)
     return found
@@ -285,10 +287,10 @@ def compared(
     """Every metric beside its null model, as plain values: `untrained` holds the `values` of several untrained cubes.
 
     `untrained` in a row is their mean, beside whatever null model the row has; absent where they were not measured. `drift` is
-    there where the value is the limit of a series.
+    there where the value is the limit of a series. A metric's draws are its own, so all are taken side by side.
     """
-    rows = {}
-    for name, value in values(observation, where).items():
+
+    def row(name: str, value: float) -> dict:
         metric = METRICS[name]
         at_start = [cube[name] for cube in untrained if name in cube]
         first, *others = (getattr(observation, field) for field in metric.reads)
@@ -297,7 +299,7 @@ def compared(
         else:
             generator = np.random.default_rng((where.seed, list(METRICS).index(name)))
             draws = [metric.measure(metric.null.shuffle(first, generator, where), *others, where) for _ in range(shuffles)]
-        rows[name] = {
+        return {
             **nulls.compare(value, draws)._asdict(),
             **({"untrained": float(np.mean(at_start))} if at_start else {}),
             **({"drift": metric.drift(first, *others, where)} if metric.drift else {}),
@@ -305,4 +307,7 @@ def compared(
             "definition": metric.definition,
             "range": metric.range,
         }
-    return rows
+
+    found = values(observation, where)
+    with ThreadPoolExecutor(joblib.cpu_count()) as threads:
+        return dict(zip(found, threads.map(row, found.keys(), found.values()), strict=True))

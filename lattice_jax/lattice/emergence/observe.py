@@ -7,7 +7,8 @@ axes is `turned`: layer, row and column are the grid's axes with the input face 
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,10 @@ _PROBES = 2
 _EXPONENT_QUESTIONS = 2
 _ABLATION_QUESTIONS = 2
 
+Part = Literal["gradient", "ablation", "exponent"]
+"""What takes many passes and may be left out."""
+COSTLY: tuple[Part, ...] = ("gradient", "ablation", "exponent")
+
 
 class Inputs(NamedTuple):
     """What a cube is asked to be observed by."""
@@ -47,7 +52,7 @@ class Inputs(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What was seen of one cube."""
+    """What was seen of one cube; None for what was left out."""
 
     trajectory: Float[np.ndarray, "time layer row column question channel"]
     responses: Float[np.ndarray, "layer row column probed channel"]
@@ -61,32 +66,15 @@ class Observation(NamedTuple):
     answer_at_output: Float[np.ndarray, " time"]
     layer_similarity: Float[np.ndarray, "layer layer"]
     growth: Float[np.ndarray, "time question"]
-    transient: Float[np.ndarray, "step question"]
+    transient: Float[np.ndarray, "step question"] | None
     """Rates at which close trajectories part before they count, while differences turn to the direction that grows most."""
-    separation: Float[np.ndarray, "step question"]
+    separation: Float[np.ndarray, "step question"] | None
     """The rates that count: their mean is the exponent."""
-    influence_gradient: Float[np.ndarray, "layer row column"]
+    influence_gradient: Float[np.ndarray, "layer row column"] | None
     influence_ablation: Float[np.ndarray, "layer row column"] | None
-    """None where ablation, which costs most, was left out."""
     response_groups: Groups
     weight_groups: Groups | None
     """None where cells share their weights."""
-
-    @property
-    def final(self) -> Float[np.ndarray, "layer row column question channel"]:
-        """The last state."""
-        return self.trajectory[-1]
-
-
-class Followed(NamedTuple):
-    """What was seen of a cube at a look while it learns: what takes passes alone, under the names of an `Observation`."""
-
-    trajectory: Float[np.ndarray, "time layer row column question channel"]
-    responses: Float[np.ndarray, "layer row column probed channel"]
-    labels: Int[np.ndarray, " probed"]
-    topic: Int[np.ndarray, "layer row column"]
-    growth: Float[np.ndarray, "time question"]
-    response_groups: Groups
 
     @property
     def final(self) -> Float[np.ndarray, "layer row column question channel"]:
@@ -128,48 +116,17 @@ def watched(
     return passes, criticality.perturbation_growth(passes, others)
 
 
-def response_groups(
-    responses: Float[np.ndarray, "layer row column probed channel"], settings: EmergenceConfig, seed: int
-) -> Groups:
-    """Cells by what they respond to."""
-    return specialisation.grouped(specialisation.response_features(responses), clusters=settings.clusters, seed=seed)
-
-
-def follow(
-    parameters: Parameters,
-    shown: Float[np.ndarray, "question size"],
-    probed: Float[np.ndarray, "probed size"],
-    labels: Int[np.ndarray, " probed"],
-    *,
-    config: LatticeConfig,
-    settings: EmergenceConfig,
-    seed: int,
-    key: Key[Array, ""],
-) -> Followed:
-    """What the metrics read that are followed, in two passes: a few questions step by step, and many to their end."""
-    passes, growth = watched(parameters, shown, key, config)
-    responses = orientation.turned(np.asarray(dynamics.last_visible(parameters, jnp.asarray(probed), config=config)), config)
-    return Followed(
-        trajectory=passes,
-        responses=responses,
-        labels=labels,
-        topic=specialisation.preferred_topic(responses, labels),
-        growth=growth,
-        response_groups=response_groups(responses, settings, seed),
-    )
-
-
 def observe(
     parameters: Parameters,
     inputs: Inputs,
     *,
     config: LatticeConfig,
     settings: EmergenceConfig,
-    ablate: bool,
+    parts: Collection[Part],
     seed: int,
     key: Key[Array, ""],
 ) -> Observation:
-    """Everything that the metrics read, of one cube. `config` is a `stepped` one; `seed` is that of k-means."""
+    """What the metrics read, of one cube, with those costly `parts`. `config` is a `stepped` one; `seed` is that of k-means."""
     turned = functools.partial(orientation.turned, config=config)
     perturb_key, probe_key, exponent_key = jax.random.split(key, 3)
     shown = jnp.asarray(inputs.shown)
@@ -181,26 +138,28 @@ def observe(
     question_read, answer_read = (
         information.probe(likeness, targets, inputs.division) for targets in (inputs.probed, inputs.answers)
     )
-    probes = draw.normal(probe_key, (_PROBES, len(shown), config.surface_size(config.output_face)))
-    gradient = np.asarray(influence.by_gradient(parameters, shown, probes, config=config))
-    separation = criticality.cube_separation_rates(
-        parameters,
-        shown[:_EXPONENT_QUESTIONS],
-        steps=settings.exponent_transient + settings.exponent_steps,
-        relative=NEARBY,
-        config=config,
-        key=exponent_key,
-    )
-    transient, counted = np.split(np.asarray(separation), [settings.exponent_transient])
-    ablated = None
-    if ablate:
+
+    gradient = ablated = transient = counted = weight_groups = None
+    if "gradient" in parts:
+        probes = draw.normal(probe_key, (_PROBES, len(shown), config.surface_size(config.output_face)))
+        gradient = turned(np.asarray(influence.by_gradient(parameters, shown, probes, config=config)))
+    if "ablation" in parts:
         asked = shown[:_ABLATION_QUESTIONS]
         ablated = turned(influence.by_ablation(parameters, asked, block=settings.ablation_block, config=config))
-
-    weight_groups = None
+    if "exponent" in parts:
+        separation = criticality.cube_separation_rates(
+            parameters,
+            shown[:_EXPONENT_QUESTIONS],
+            steps=settings.exponent_transient + settings.exponent_steps,
+            relative=NEARBY,
+            config=config,
+            key=exponent_key,
+        )
+        transient, counted = np.split(np.asarray(separation), [settings.exponent_transient])
     if config.sharing == "cell":
         features = turned(specialisation.weight_features(parameters))
         weight_groups = specialisation.grouped(features, clusters=settings.clusters, seed=seed)
+
     return Observation(
         trajectory=passes,
         responses=responses,
@@ -214,8 +173,10 @@ def observe(
         growth=growth,
         transient=transient,
         separation=counted,
-        influence_gradient=turned(gradient),
+        influence_gradient=gradient,
         influence_ablation=ablated,
-        response_groups=response_groups(responses, settings, seed),
+        response_groups=specialisation.grouped(
+            specialisation.response_features(responses), clusters=settings.clusters, seed=seed
+        ),
         weight_groups=weight_groups,
     )
