@@ -143,7 +143,8 @@ def curve(
     # Near the ends fewer values are there to average: divide by how many took part.
     smooth = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
     axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3, zorder=2)
-    axes.plot(steps, smooth, color=colour, linewidth=2.2 if strong else 1.6, zorder=3)
+    dot = "o" if len(values) == 1 else None  # a line through one point is none
+    axes.plot(steps, smooth, color=colour, linewidth=2.2 if strong else 1.6, marker=dot, markersize=4, zorder=3)
     return [(float(smooth[-1]), text, colour, strong)]
 
 

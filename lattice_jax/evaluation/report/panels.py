@@ -390,6 +390,8 @@ def _against_null(rows: Sequence[Mapping], name: str, title: str, null: Mapping 
     figure, axes = new_axes(title, STEP, unit, height=HEIGHT - 0.4)
     steps, values = series(rows, name)
     axes.plot(steps, values, color=BLUE, linewidth=2, marker="o" if len(values) < 30 else None, markersize=3)
+    last = max(rows[-1]["step"], 1)
+    axes.set_xlim(-0.03 * last, 1.03 * last)  # of the whole run: what is measured seldom would fill the figure otherwise
     if null and "null" in null:
         middle, deviation = null["null"], null.get("null_deviation") or 0.0
         axes.axhspan(middle - deviation, middle + deviation, color=BAR, alpha=0.35, linewidth=0)
