@@ -31,6 +31,7 @@ from lattice_jax.evaluation.similarity import nearest_answers
 from lattice_jax.evaluation.verdict import render
 from lattice_jax.lattice import cell, cube, devices
 from lattice_jax.lattice.adapter import Codec
+from lattice_jax.lattice.emergence.metrics import METRICS as METRICS_OF_EMERGENCE
 from lattice_jax.material import SUMMARY, Material, gather, record_corpus, require_same_corpus
 from lattice_jax.records import make_folder, read_record, require_file, require_writable, write_record
 from lattice_jax.stacking import Base
@@ -42,6 +43,7 @@ from lattice_jax.training.monitor import METRICS, median_samples_per_second, pea
 
 _SUMMARY_FIELDS = {"training_operations": int | float, "steps": int}
 """What is read of a summary when a run is judged again."""
+_DEFINITIONS = {name: metric.definition for name, metric in METRICS_OF_EMERGENCE.items()}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "lattice-jax")
 
 
@@ -192,11 +194,11 @@ def report(folders: Sequence[Path], out: Path | None, *, png: Path | None, watch
     if png:
         make_folder(png, expected="a folder, new or not", fix="give another --png")
     path = out or (folders[0] / REPORT if len(folders) == 1 else folders[0].resolve().parent / page.COMPARISON)
-    panels, ended = page.write_page(folders, path, refresh=watch)
+    panels, ended = page.write_page(folders, path, refresh=watch, definitions=_DEFINITIONS)
     console.out(f"Report: {path}", highlight=False)
     while watch is not None and not ended:
         time.sleep(watch)
-        panels, ended = page.write_page(folders, path, refresh=watch)
+        panels, ended = page.write_page(folders, path, refresh=watch, definitions=_DEFINITIONS)
     for picture in page.export_png(panels, png) if png else []:
         console.out(f"Figure: {picture}", highlight=False)
     return path
@@ -362,7 +364,7 @@ def _reported_where_it_stops(workdir: Path, part: str, console: Console) -> Iter
 
 
 def _write_report(page, workdir: Path, step: int, console: Console) -> None:
-    panels, _ = page.write_page([workdir], workdir / REPORT)
+    panels, _ = page.write_page([workdir], workdir / REPORT, definitions=_DEFINITIONS)
     page.show_in_tensorboard(panels, workdir, step)
     console.out(f"Report: {workdir / REPORT}", highlight=False)
 

@@ -83,3 +83,10 @@ def test_a_run_that_diverged_has_ended(tmp_path, monkeypatch):
     text = " ".join("".join(Page((folder / "report.html").read_text()).text).split())
     assert "step 20 of 200, stopped: loss is nan at step 21" in text
     assert "learn more slowly" in text
+
+
+def test_what_is_followed_is_defined_before_the_run_has_ended(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", whole=False)
+    assert run_here(monkeypatch, "report", folder) == 0
+    text = " ".join("".join(Page((folder / "report.html").read_text()).text).split())
+    assert "Spatial autocorrelation of the last state over 26 neighbours (Moran's I)." in text

@@ -6,9 +6,10 @@ is escaped by the template engine; no address is loaded. `refresh` lets the page
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib  # noqa: F401  (both are the extra 'evaluation': absent, `run` says how to install them)
@@ -24,11 +25,12 @@ from lattice_jax.evaluation.report.sections import Section, headline, repeat, se
 from lattice_jax.evaluation.report.viewer import payload
 
 COMPARISON = "comparison.html"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def write_report(run: Run, out: Path, *, refresh: int | None = None) -> list[Panel]:
+def write_report(run: Run, out: Path, *, refresh: int | None = None, definitions: Mapping[str, str] = _NONE) -> list[Panel]:
     """The page of one run; returns its figures."""
-    parts = sections(run)
+    parts = sections(run, definitions)
     summary = run.summary or {}
     _write(
         out,
@@ -63,11 +65,18 @@ def write_comparison(runs: Sequence[Run], out: Path, *, refresh: int | None = No
     return _panels(parts)
 
 
-def write_page(folders: Sequence[Path], out: Path, *, refresh: int | None = None) -> tuple[list[Panel], bool]:
-    """The report of one folder or the comparison of several: its figures, and whether all runs have ended."""
+def write_page(
+    folders: Sequence[Path], out: Path, *, refresh: int | None = None, definitions: Mapping[str, str] = _NONE
+) -> tuple[list[Panel], bool]:
+    """The report of one folder or the comparison of several: its figures, and whether all runs have ended.
+
+    `definitions` say what metrics of emergence are, by name, for a run whose summary does not do so yet.
+    """
     runs = told_apart([read_run(folder) for folder in folders])
-    one = len(runs) == 1
-    panels = write_report(runs[0], out, refresh=refresh) if one else write_comparison(runs, out, refresh=refresh)
+    if len(runs) == 1:
+        panels = write_report(runs[0], out, refresh=refresh, definitions=definitions)
+    else:
+        panels = write_comparison(runs, out, refresh=refresh)
     return panels, all(run.ended for run in runs)
 
 

@@ -64,9 +64,9 @@ class Section(NamedTuple):
     """A part with a layout of its own: 'cube', 'samples', 'alerts', 'repeat'."""
 
 
-def sections(run: Run) -> list[Section]:
-    """The whole report, in order."""
-    return [*_progress(run), *_cube(run), *_reading(run), *_repeating(run)]
+def sections(run: Run, definitions: Mapping[str, str]) -> list[Section]:
+    """The whole report, in order; `definitions` say what metrics of emergence are where no summary does yet."""
+    return [*_progress(run), *_cube(run, definitions), *_reading(run), *_repeating(run)]
 
 
 def _progress(run: Run) -> list[Section]:
@@ -98,7 +98,7 @@ def _progress(run: Run) -> list[Section]:
     ]
 
 
-def _cube(run: Run) -> list[Section]:
+def _cube(run: Run, definitions: Mapping[str, str]) -> list[Section]:
     arrays = run.emergence or {}
     at_end = "emergence.npz is written when a run ends, from passes of held-out questions; this run has none."
     emergence = (run.summary or {}).get("emergence")
@@ -106,7 +106,7 @@ def _cube(run: Run) -> list[Section]:
         _measured(
             "emergence-over-time",
             "Emergence while learning",
-            measured_panels(run, "emergence/", {}),
+            measured_panels(run, "emergence/", definitions),
             "Not measured in this run: --config.emergence.every=N measures every N training steps.",
         ),
         Section(
