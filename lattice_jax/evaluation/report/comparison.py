@@ -152,7 +152,8 @@ def _curves(runs: Sequence[Run], name: str, title: str, unit: str):
     for number, run in enumerate(runs):
         colour = CURVES[number % len(CURVES)]
         endings += curve(axes, *series(run.rows, name), run.name, colour, strong=False)
-    axes.margins(x=0)
+    # All of every run: what is measured seldom would fill the figure otherwise.
+    axes.set_xlim(0, max(1, *(run.rows[-1]["step"] for run in runs if run.rows)))
     grid_lines(axes)
     name_endings(axes, endings if len(endings) <= LARGEST_LEGEND else [])
     return figure
