@@ -26,7 +26,7 @@ from lattice_jax.inquiry import make_inputs, questions_to_follow
 from lattice_jax.lattice import cell, cube, devices, pool
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import metrics as emergence
-from lattice_jax.lattice.emergence.observe import COSTLY, observe, on_one_device, stepped
+from lattice_jax.lattice.emergence.observe import PARTS, observe, on_one_device, stepped
 from lattice_jax.lattice.native import engine as native
 from lattice_jax.material import Material
 from lattice_jax.stacking import Base, Offsets, fit_base
@@ -112,7 +112,7 @@ def make_observer(config: Config, material: Material, codec: Codec) -> Callable[
     def observer(parameters: dict, step: int) -> dict[str, float]:
         if not settings.due(step, training):
             return {}
-        parts, cells = COSTLY if settings.costly_due(step, training) else (), on_one_device(parameters, lattice)
+        parts, cells = PARTS if settings.costly_due(step, training) else (), on_one_device(parameters, lattice)
         seen = observe(cells, inputs, config=lattice, settings=settings, parts=parts, seed=config.seed, key=key)
         return {f"emergence/{name}": value for name, value in emergence.values(seen, where).items()}
 

@@ -22,7 +22,7 @@ from lattice_jax.inquiry import choose_questions, make_inputs
 from lattice_jax.lattice import cube
 from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.emergence import coherence, metrics, nulls, orientation, specialisation
-from lattice_jax.lattice.emergence.observe import COSTLY, Observation, Part, observe, on_one_device, stepped
+from lattice_jax.lattice.emergence.observe import PARTS, Observation, Part, observe, on_one_device, stepped
 from lattice_jax.material import Material
 
 ARRAYS = "emergence.npz"
@@ -47,12 +47,12 @@ def observe_run(config: Config, material: Material, codec: Codec, parameters: di
     untrained, at_start = [], []
     for number in range(settings.untrained_cubes):
         fresh = cube.initialise(lattice, key=jax.random.fold_in(start_key, number) if number else start_key)
-        seen = observed_of(on_one_device(fresh, lattice), [part for part in COSTLY if part != "ablation"])
+        seen = observed_of(on_one_device(fresh, lattice), [part for part in PARTS if part != "ablation"])
         untrained.append(metrics.values(seen, where))
         at_start.append(reads(seen) | layer_profiles(seen))
         del fresh, seen  # room for the next one
     trained = on_one_device(parameters, lattice)
-    observed = observed_of(trained, COSTLY)
+    observed = observed_of(trained, PARTS)
     shown = [material.corpus.pairs[row].question for row in asked.shown]
     write_arrays(
         {

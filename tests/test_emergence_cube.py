@@ -24,7 +24,7 @@ from lattice_jax.lattice.emergence import (
     specialisation,
 )
 from lattice_jax.lattice.emergence.information import Division
-from lattice_jax.lattice.emergence.observe import COSTLY, NEARBY, Inputs, Observation, observe, stepped
+from lattice_jax.lattice.emergence.observe import NEARBY, PARTS, Inputs, Observation, observe, stepped
 from lattice_jax.lattice.grid import offsets
 from lattice_jax.lattice.step import State
 from lattice_jax.lattice.surface import AXIS, face_mask, take_face
@@ -254,7 +254,7 @@ def observed() -> Observation:
 
 
 def observation_of(parameters: dict, config: LatticeConfig) -> Observation:
-    return observe(parameters, INPUTS, config=config, settings=SETTINGS, parts=COSTLY, seed=0, key=KEY)
+    return observe(parameters, INPUTS, config=config, settings=SETTINGS, parts=PARTS, seed=0, key=KEY)
 
 
 def test_every_metric_is_compared_with_its_null_model():
@@ -277,7 +277,7 @@ def test_every_metric_is_compared_with_its_null_model():
     assert metrics.compared(found, at_start, where, shuffles=3) == rows
 
 
-@pytest.mark.parametrize(("engine", "parts"), [("scan", ()), ("native", ()), ("native", COSTLY)])
+@pytest.mark.parametrize(("engine", "parts"), [("scan", ()), ("native", ()), ("native", PARTS)])
 def test_what_is_followed_while_the_cube_learns_is_what_is_observed_at_the_end(engine, parts):
     config, where = dataclasses.replace(CONFIG, engine=engine), metrics.setting(CONFIG, SETTINGS, seed=0)
     everything = metrics.values(observed(), where)

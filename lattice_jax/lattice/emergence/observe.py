@@ -33,7 +33,7 @@ _ABLATION_QUESTIONS = 2
 
 Part = Literal["gradient", "ablation", "exponent"]
 """What takes many passes and may be left out."""
-COSTLY: tuple[Part, ...] = ("gradient", "ablation", "exponent")
+PARTS: tuple[Part, ...] = ("gradient", "ablation", "exponent")
 
 
 class Inputs(NamedTuple):
