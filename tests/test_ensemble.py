@@ -19,6 +19,8 @@ SHORT = (
     "--config.adapter.steps=4",
     "--config.emergence.every=0",
     "--config.emergence.no-at-end",
+    "--config.pool.questions=0",
+    "--config.evaluation.edge-questions=0",
 )
 
 

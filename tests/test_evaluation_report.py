@@ -15,20 +15,12 @@ from program import ROOT, run_here
 from run_folder import SHAPE, STEPS, emergence_arrays, write_run
 from test_training_monitor import events
 
-from lattice_jax.config import Config, GridConfig, LatticeConfig, TrainingConfig
+from lattice_jax.config import Config
 from lattice_jax.config.overrides import with_settings
-from lattice_jax.errors import InputError
 from lattice_jax.evaluation.report import viewer
 from lattice_jax.evaluation.report.page import export_png, show_in_tensorboard, write_page
 from lattice_jax.evaluation.report.panels import learning_panels
-from lattice_jax.evaluation.report.record import (
-    changed_settings,
-    configuration_source,
-    differing_settings,
-    read_run,
-    told_apart,
-)
-from lattice_jax.records import flat
+from lattice_jax.evaluation.report.record import read_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "image", "rect"}
 SECTIONS = [
@@ -165,12 +157,12 @@ def test_figures_show_the_numbers_of_the_record(panels):
     ],
 )
 def test_how_training_batches_are_answered_otherwise_is_said(whole, rate, share, told):
-    settings = with_settings(SETTINGS, {"lattice.update.rate": rate, "answer.removed_mean": share}).as_dict()
+    settings = with_settings(Config(), {"lattice.update.rate": rate, "answer.removed_mean": share}).as_dict()
     assert learning_panels(read_run(whole)._replace(settings=settings))[0].text.startswith(told)
 
 
 def test_a_run_of_an_earlier_version_lacks_later_settings(whole):
-    settings = {name: values for name, values in SETTINGS.as_dict().items() if name != "answer"}
+    settings = {name: values for name, values in Config().as_dict().items() if name != "answer"}
     assert learning_panels(read_run(whole)._replace(settings=settings))
 
 
@@ -236,35 +228,6 @@ def test_a_run_before_its_first_step_has_a_page(tmp_path):
     assert "the adapter is trained first" in (tmp_path / "page.html").read_text()
 
 
-SETTINGS = Config(seed=5, lattice=LatticeConfig(grid=GridConfig(depth=4), steps=9), training=TrainingConfig(steps=7))
-
-
-def test_the_source_repeats_the_run():
-    made = {}
-    exec(configuration_source(json.loads(json.dumps(SETTINGS.as_dict()))), made)
-    assert made["CONFIG"] == SETTINGS
-
-
-def test_the_source_names_settings_of_another_version():
-    source = configuration_source(SETTINGS.as_dict() | {"later": {"rate": 2}})
-    made = {}
-    exec(source, made)
-    assert made["CONFIG"] == SETTINGS
-    assert "later.rate" in source.splitlines()[0]
-
-
-def test_changed_and_differing_settings_are_named(tmp_path):
-    assert changed_settings(SETTINGS.as_dict()) == {
-        "seed": (5, 0),
-        "lattice.grid.depth": (4, 11),
-        "lattice.steps": (9, 16),
-        "training.steps": (7, 200),
-    }
-    runs = [read_run(write_run(tmp_path / name, config=config)) for name, config in (("a", Config()), ("b", SETTINGS))]
-    assert differing_settings(runs)["lattice.grid.depth"] == [11, 4]
-    assert flat({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
-
-
 def test_runs_are_compared(tmp_path):
     first = write_run(tmp_path / "first", similarity=0.61)
     second = write_run(tmp_path / "second<2>", similarity=0.66, config=dataclasses.replace(Config(), seed=3))
@@ -278,13 +241,6 @@ def test_runs_are_compared(tmp_path):
         assert told in text
     overlaid = next(panel for panel in panels if panel.name == "overlaid_validation_similarity").draw()
     assert len({line.get_color() for line in overlaid.axes[0].lines}) == 3
-
-
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    folders = [tmp_path / path for path in ("a/one/seed-0", "b/one/seed-0", "b/two/seed-0", "c/seed-1")]
-    runs = [read_run(write_run(folder)) for folder in folders]
-    assert [run.name for run in told_apart(runs)] == ["a/one/seed-0", "b/one/seed-0", "two/seed-0", "seed-1"]
-    assert told_apart(runs[:1]) == runs[:1]
 
 
 def test_runs_on_other_text_are_marked_as_such(tmp_path):
@@ -326,37 +282,6 @@ def test_what_is_no_run_is_refused(arguments, told, tmp_path, monkeypatch, capsy
     printed = capsys.readouterr().err
     assert told in printed
     assert "fix:" in printed
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("emergence.npz", b"PK torn", r"emergence\.npz can't be read"),
-        ("summary.json", b"{", r"summary\.json can't be read"),
-        ("summary.json", b"{}", r"summary\.json can't be read: it has no held_out"),
-        ("summary.json", b"\xff\xfe{", r"summary\.json"),
-        ("trial.json", b"{}", r"trial\.json can't be read: it has no outcome"),
-        ("config.json", b"[]", r"config\.json"),
-        ("config.json", b"{}", r"config\.json can't be read: it has no corpus"),
-        ("metrics.jsonl", b"5\n", r"metrics\.jsonl, line 1, is no object"),
-        ("metrics.jsonl", b"\xff\n", r"metrics\.jsonl, line 1, is not JSON"),
-        ("alerts.jsonl", b'{"step": 3}\n', r"alerts\.jsonl has an alert without 'kind'"),
-    ],
-)
-def test_damaged_files_are_named(name, content, told, tmp_path):
-    folder = write_run(tmp_path / "run")
-    (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=told):
-        read_run(folder)
-
-
-def test_a_truncated_archive_is_named(tmp_path):
-    folder = write_run(tmp_path / "run")
-    whole_file = (folder / "emergence.npz").read_bytes()
-    for length in (40, len(whole_file) // 2, len(whole_file) - 30):
-        (folder / "emergence.npz").write_bytes(whole_file[:length])
-        with pytest.raises(InputError, match=r"emergence\.npz can't be read"):
-            read_run(folder)
 
 
 @pytest.mark.parametrize(("option", "place"), [("--out", "folder"), ("--out", "file/page.html"), ("--png", "file")])

@@ -23,6 +23,9 @@ SHORT = (
     "--config.emergence.costly_every=12",
 )
 
+LEARNING_ALONE = ("--config.emergence.no-at-end", "--config.pool.questions=0", "--config.evaluation.edge-questions=0")
+"""Without what else is measured when a run has ended, which takes half of it."""
+
 
 def metrics(workdir: Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -166,7 +169,7 @@ def test_emergence_is_followed_while_the_cube_learns(whole):
 
 
 def test_one_seed_gives_identical_metrics(whole, tmp_path):
-    finish(train(tmp_path / "again"))
+    finish(train(tmp_path / "again", *LEARNING_ALONE))
     assert metrics(tmp_path / "again") == metrics(whole)
     assert summary(tmp_path / "again")["held_out"] == summary(whole)["held_out"]
 
@@ -174,13 +177,13 @@ def test_one_seed_gives_identical_metrics(whole, tmp_path):
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(whole, tmp_path):
     """SIGKILL after a step drawn anew every time."""
     workdir, after = tmp_path / "killed", random.SystemRandom().randrange(1, 12)
-    process = train(workdir)
+    process = train(workdir, *LEARNING_ALONE)
     while process.poll() is None:
         if (workdir / "metrics.jsonl").exists() and len((workdir / "metrics.jsonl").read_text().splitlines()) > after:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.01)
     assert process.returncode == -signal.SIGKILL, f"ended before step {after} was seen: {process.communicate()[0]}"
-    finish(train(workdir, "--resume"))
+    finish(train(workdir, *LEARNING_ALONE, "--resume"))
     assert metrics(workdir) == metrics(whole)
     assert summary(workdir)["held_out"] == summary(whole)["held_out"]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lattice_jax.config import Config
 from lattice_jax.errors import InputError
-from lattice_jax.records import flat, read_record, require_file
+from lattice_jax.records import flat, read_record, require_fields, require_file
 from lattice_jax.training.alerts import NON_FINITE, Alert
 from lattice_jax.training.monitor import ALERTS, METRICS, read_metrics
 
@@ -28,9 +28,21 @@ _SETTINGS = {"corpus.pairs": str, "teacher.name": str, "training.steps": int, "o
 _FIGURES = {
     **dict.fromkeys(("held_out", "train", "baselines", "adapter_ceiling"), dict),
     **dict.fromkeys(("steps", "best_step", "parameters", "peak_memory_bytes"), int),
-    **dict.fromkeys(("seconds", "confidence", "data_hash", "verdict"), object),
+    **dict.fromkeys(("seconds", "confidence", "train.similarity"), int | float),
+    "held_out.pairs": int,
+    **dict.fromkeys(("data_hash", "verdict"), str),
 }
 """What a page can't do without."""
+_MEASURES = {
+    **dict.fromkeys(("similarity", "mrr", "recall_at_1", "recall_at_5"), int | float),
+    **dict.fromkeys(("similarity_interval", "mrr_interval"), list),
+}
+"""The same of whatever was judged on held-out pairs."""
+_WHERE_THERE = {
+    **dict.fromkeys(("emergence", "pool", "recovery", "edge_cases", "versions", "pairs"), dict),
+    "samples": list,
+}
+"""What a page goes without, and what it is where a run has it."""
 
 
 class Run(NamedTuple):
@@ -85,7 +97,7 @@ def read_run(folder: str | os.PathLike) -> Run:
         rows=_rows(folder / METRICS),
         adapter_rows=_rows(folder / "adapter" / METRICS),
         alerts=[_alert(row, path) for path in (folder / "adapter" / ALERTS, folder / ALERTS) for row in _rows(path)],
-        summary=read_record(folder / SUMMARY, _FIGURES) if (folder / SUMMARY).is_file() else None,
+        summary=_summary(folder / SUMMARY) if (folder / SUMMARY).is_file() else None,
         unjudged=read_record(folder / TRIAL, {"outcome": str})["outcome"] if (folder / TRIAL).is_file() else None,
         emergence=_arrays(emergence) if emergence.is_file() else None,
     )
@@ -145,6 +157,19 @@ def _call(kind: type, settings: Mapping, used: set[str], indent: str = "") -> st
 
 def _rows(path: Path) -> list[dict]:
     return read_metrics(path) if path.is_file() else []
+
+
+def _summary(path: Path) -> dict:
+    """The figures of a run that has ended, as far as a page reads them."""
+    summary = read_record(path, _FIGURES)
+    require_fields(summary, {name: kind for name, kind in _WHERE_THERE.items() if name in summary}, str(path))
+    judged = {name: summary[name] for name in ("held_out", "adapter_ceiling")}
+    judged |= {f"baselines.{name}": row for name, row in summary["baselines"].items()}
+    for name, row in judged.items():
+        require_fields(row, _MEASURES, f"{name} in {path}")
+    for name, row in summary.get("emergence", {}).items():
+        require_fields(row, {}, f"emergence.{name} in {path}")
+    return summary
 
 
 def _alert(row: Mapping, path: Path) -> Alert:
