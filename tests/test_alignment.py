@@ -39,13 +39,13 @@ def codec(pairs) -> Codec:
     return principal_codec(np.concatenate(pairs[0]), 25)
 
 
-def regression_matrix(codec: Codec, train: Pairs, validation: Pairs) -> np.ndarray:
+def regression_matrix(codec: Codec, train: Pairs, validation: Pairs, shares: tuple[float, ...] = SHARES) -> np.ndarray:
     """Of the best regression from the numbers on the one face to those on the other."""
     sides = [
         Pairs(*(unit_rows(np.asarray(rows), "codes") for rows in (codec.encode_questions(q), codec.encode_answers(a))))
         for q, a in (train, validation)
     ]
-    predict = ridge(*sides, "any", shares=SHARES).predict
+    predict = ridge(*sides, "any", shares=shares).predict
     return predict(np.eye(25)) - predict(np.zeros((1, 25)))
 
 
@@ -68,6 +68,36 @@ def test_nothing_that_the_code_holds_is_lost(pairs, codec):
     lengths = [np.linalg.norm(np.asarray(one.encode_questions(questions)), axis=1) for one in (codec, aligned)]
     np.testing.assert_allclose(*lengths, rtol=1e-4)
     assert np.abs(np.asarray(aligned.encode_questions(questions) - aligned.encode_answers(questions))).max() > 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_what_the_pairs_leave_open_is_turned_the_same_whatever_basis_a_library_returns(pairs, codec, share, monkeypatch):
+    """Of 9 pairs a regression knows 8 directions of 25, the others are all alike: any basis of them is one of an SVD."""
+    few = Pairs(*(rows[:9] for rows in pairs[0]))
+    monkeypatch.setattr("lattice_jax.alignment.SHARES", (share,))
+    plain = align(codec, few, pairs[1], LATTICE)
+    svd, generator, turned = np.linalg.svd, np.random.default_rng(3), []
+
+    def other_basis(matrix, **options):
+        left, sizes, right = svd(matrix, **options)
+        if matrix.shape == (25, 25):
+            alike = slice(*np.searchsorted(-sizes, (-share - 1e-9, -share + 1e-9)))
+            turns = [np.linalg.qr(generator.normal(size=(len(sizes[alike]),) * 2))[0] for _ in range(2)]
+            right[alike] = turns[0] @ right[alike]
+            left[:, alike] = left[:, alike] @ (turns[0].T if share else turns[1])
+            np.testing.assert_allclose(left * sizes @ right, matrix, atol=1e-9)
+            turned.append(len(sizes[alike]))
+        return left, sizes, right
+
+    monkeypatch.setattr(np.linalg, "svd", other_basis)
+    again = align(codec, few, pairs[1], LATTICE)
+    assert turned
+    assert turned[0] > 5
+    for one, other in zip(plain.turns, again.turns, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    question, answer = (np.asarray(turn) for turn in again.turns)
+    joined = question.T @ regression_matrix(codec, few, pairs[1], (share,)) @ answer
+    np.testing.assert_allclose(joined, np.diag(np.diag(joined)), atol=1e-5)
 
 
 def test_aligning_twice_changes_nothing(pairs, codec):
