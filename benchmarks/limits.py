@@ -275,10 +275,11 @@ def main(arguments: Limits) -> None:
         for row in run():
             rows.append(row)
             print(name, row, flush=True)
-        known[name] = {"title": title, "rows": rows, "seconds": time.perf_counter() - began}
+        seconds = time.perf_counter() - began
+        known[name] = {"title": title, "rows": rows, "seconds": seconds, "machine": machine.description()}
         ordered = {one: known[one] for one in EXPERIMENTS if one in known}
         if arguments.write:
-            saved.write_text(json.dumps({"experiments": ordered, "machine": machine.description()}, indent=1) + "\n")
+            saved.write_text(json.dumps({"experiments": ordered}, indent=1) + "\n")
             (RESULTS / "limits.md").write_text(page(ordered))
         print(page({name: known[name]}))
 
