@@ -60,6 +60,32 @@ def terminal() -> Console:
     return Console(emoji=False)
 
 
+def typed_questions(console: Console) -> Iterator[str]:
+    """Questions from standard input, one a line: at a terminal up to an empty line, else to the end, each told again.
+
+    `InputError` where there is none, and where they are not UTF-8.
+    """
+    if sys.stdin.isatty():
+        console.print("Ask a question, or press Enter alone to end", style="dim")
+        with contextlib.suppress(EOFError):
+            while (question := console.input("[bold]? [/]")).strip():
+                yield question
+        return
+    question = None
+    try:
+        for question in filter(None, map(str.strip, sys.stdin)):
+            console.print(f"? {question}", style="bold", highlight=False, markup=False)
+            yield question
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the questions are not UTF-8: {error.reason}", expected="text encoded as UTF-8", fix="convert them, as iconv does"
+        ) from None
+    if question is None:
+        raise InputError(
+            "there is no question", expected="one a line on standard input", fix="give one, or one in quotation marks"
+        )
+
+
 def _rename(message: str, renamed: Mapping[str, str]) -> str:
     for setting, argument in renamed.items():
         # Not as a part of a longer name, nor within quotation marks or a path, where it is a person's own.

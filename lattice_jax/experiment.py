@@ -93,6 +93,12 @@ def initial_parameters(config: Config, mesh: Mesh | None) -> dict:
     return devices.place(parameters, config.lattice.grid, mesh)
 
 
+def parameter_template(config: Config, mesh: Mesh | None) -> dict:
+    """What `initial_parameters` would give, by shape, type and placement: a template for `Checkpoints.restore_best`."""
+    drawn = jax.eval_shape(lambda: cube.initialise(config.lattice, key=jax.random.key(config.seed)))
+    return devices.placed(drawn, config.lattice.grid, mesh)
+
+
 def look_steps(config: TrainingConfig, start: int, *, fresh: bool) -> Iterator[int]:
     """The steps at which `fit` asks for validation figures, from where it starts; of a fresh run before the first step too."""
     if fresh:

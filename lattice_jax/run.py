@@ -5,10 +5,11 @@ Contract: each function works on a run's folder and tells a console what it does
 files, plots and `report.html`.
 """
 
+import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +37,9 @@ from lattice_jax.material import SUMMARY, Material, gather, record_corpus, requi
 from lattice_jax.records import make_folder, read_record, require_file, require_writable, write_record
 from lattice_jax.stacking import Base
 from lattice_jax.teachers.cache import embed_question
+from lattice_jax.teachers.embed import load_teacher
 from lattice_jax.training.alerts import NonFinite
-from lattice_jax.training.checkpoint import Checkpoints, abstract
+from lattice_jax.training.checkpoint import Checkpoints
 from lattice_jax.training.loop import FitResult, Interrupted
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
@@ -144,22 +146,22 @@ def evaluate(workdir: Path, *, console: Console) -> dict:
     return summary
 
 
-def ask(workdir: Path, question: str, *, count: int, console: Console) -> list[tuple[str, float]]:
-    """The known answers that lie nearest to what the cube says to a question of any wording, with their similarities."""
-    if not question.strip():
-        raise InputError("the question is empty", expected="some text", fix="give the question in quotation marks")
+def ask(workdir: Path, questions: Iterable[str], *, count: int, console: Console) -> None:
+    """Tell for every question, of any wording, the known answers that lie nearest to what the cube says, with similarities.
+
+    Run and teacher are loaded once; the first question is taken when the run is there.
+    """
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    embedded, cut = embed_question(question, config.teacher)
-    if cut:
-        console.print("The question is longer than the teacher reads; its end is left out")
-    predicted = experiment.make_predictor(config, codec, mesh, base=base, batch_size=1)(parameters, embedded)
-    indices, similarities = nearest_answers(predicted, material.answers, count)
-    found = [
-        (material.corpus.pairs[index].answer, float(value)) for index, value in zip(indices[0], similarities[0], strict=True)
-    ]
-    for answer, similarity in found:
-        console.print(f"[bold]{similarity:.3f}[/]  {escape(answer)}\n", highlight=False)
-    return found
+    teacher = functools.cache(load_teacher)
+    predict = experiment.make_predictor(config, codec, mesh, base=base, batch_size=1)
+    for question in questions:
+        embedded, cut = embed_question(question, config.teacher, teacher)
+        if cut:
+            console.print("The question is longer than the teacher reads; its end is left out")
+        indices, similarities = nearest_answers(predict(parameters, embedded), material.answers, count)
+        for index, similarity in zip(indices[0], similarities[0], strict=True):
+            answer = material.corpus.pairs[index].answer
+            console.print(f"[bold]{similarity:.3f}[/]  {escape(answer)}\n", highlight=False)
 
 
 class Trained(NamedTuple):
@@ -258,7 +260,7 @@ def _load(workdir: Path, console: Console):
     config = use_devices(read_config_record(workdir), recorded=True)
     mesh = devices.cell_mesh(config.lattice)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    parameters = checkpoints.restore_best(abstract(experiment.initial_parameters(config, mesh)))
+    parameters = checkpoints.restore_best(experiment.parameter_template(config, mesh))
     material = _gather(config, console)
     require_same_corpus(material.corpus, workdir)
     codec, base = adaptation.load_adapter(config, material, workdir), experiment.answer_base(config, material)

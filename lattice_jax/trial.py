@@ -29,7 +29,7 @@ from lattice_jax.lattice.adapter import Codec
 from lattice_jax.lattice.surface import face_shape
 from lattice_jax.material import Material, gather, record_corpus, require_same_corpus
 from lattice_jax.stacking import Base
-from lattice_jax.training.checkpoint import Best, Checkpoints, abstract
+from lattice_jax.training.checkpoint import Best, Checkpoints
 from lattice_jax.training.loop import FitResult, initial_state
 from lattice_jax.training.monitor import METRICS, median_samples_per_second, peak_memory_bytes, read_metrics, reset_peak_memory
 
@@ -179,7 +179,7 @@ def _begin_from(start: Path, config: Config, workdir: Path, mesh: jax.sharding.M
     checkpoints = Checkpoints(workdir / "checkpoints")
     if checkpoints.latest is not None:
         return
-    template = abstract(experiment.initial_parameters(config, mesh))
+    template = experiment.parameter_template(config, mesh)
     parameters = Checkpoints(start / "checkpoints").restore_best(template)
     state = initial_state(parameters, experiment.cube_optimizer(config))
     checkpoints.save(0, state, key=jax.random.key(config.seed), best=Best())

@@ -55,6 +55,13 @@ def test_placing_pads_and_divides_rows_and_collecting_takes_the_padding_away(hei
     for name, array in collect(placed, config.grid).items():
         np.testing.assert_array_equal(array, parameters[name])
     assert place(parameters, config.grid, None) is parameters
+    for mesh_or_none in (mesh, None):
+        described = devices.placed(jax.eval_shape(lambda: parameters), config.grid, mesh_or_none)
+        assert {
+            name: (leaf.shape, leaf.dtype, leaf.sharding or parameters[name].sharding) for name, leaf in described.items()
+        } == {
+            name: (leaf.shape, leaf.dtype, leaf.sharding) for name, leaf in place(parameters, config.grid, mesh_or_none).items()
+        }
 
 
 @pytest.mark.parametrize("height", [2, 3, 5])

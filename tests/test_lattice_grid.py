@@ -91,4 +91,5 @@ def test_shift_and_extended_slices_equal_a_loop_over_cells(shape, walls, seed):
     field = np.random.default_rng(seed).permutation(2 * np.prod(shape)).reshape(*shape, 2).astype(np.int32) + 1
     expected = np.stack([shift_by_loop(field, offset, walls) for offset in ALL_OFFSETS])
     np.testing.assert_array_equal(all_shifts(jnp.asarray(field), walls), expected)
+    np.testing.assert_array_equal([shift(field, offset, walls) for offset in ALL_OFFSETS], expected)
     np.testing.assert_array_equal(all_seen(jnp.asarray(field), walls), expected)

@@ -1,10 +1,12 @@
 """Whole runs on real weights and real text, as processes: what they leave, that they repeat, and that a kill costs nothing."""
 
+import io
 import json
 import os
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from program import SMOKE, finish, run_here, start
 
-from lattice_jax import adaptation
+from lattice_jax import adaptation, run
 from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.lattice.emergence.metrics import METRICS
 
@@ -205,6 +207,43 @@ def test_ask_shows_known_answers(whole, monkeypatch, capsys):
     similarities = [float(line.split()[0]) for line in printed.splitlines() if line[:2] in ("0.", "-0", "1.")]
     assert len(similarities) == 3
     assert similarities == sorted(similarities, reverse=True)
+
+
+class Typed(io.StringIO):
+    """Standard input at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("source", "shown"), [(io.StringIO, "? What is a pipeline?\n"), (Typed, "press Enter alone to end\n")])
+def test_questions_are_read_one_after_the_other_and_the_teacher_once(whole, monkeypatch, capsys, source, shown):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    loaded, load = [], run.load_teacher
+    monkeypatch.setattr(run, "load_teacher", lambda config: loaded.append(config) or load(config))
+    asked = ["What is a pipeline?", "Why would one scale features?"]
+    told = []
+    for question in asked:
+        assert run_here(monkeypatch, "ask", "--workdir", whole, question, "--count", 1) == 0
+        told.append(capsys.readouterr().out.splitlines()[-2])
+    loaded.clear()
+    monkeypatch.setattr(sys, "stdin", source("\n".join([*asked, "", ""])))
+    assert run_here(monkeypatch, "ask", "--workdir", whole, "--count", 1) == 0
+    printed = capsys.readouterr().out
+    assert shown in printed
+    assert [line for line in printed.splitlines() if line in told] == told
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "refusal"),
+    [(b"", "there is no question"), (b"What is a caf\xe9?\n", "the questions are not UTF-8: invalid continuation byte")],
+)
+def test_questions_that_are_none_are_refused(whole, monkeypatch, capsys, given, refusal):
+    monkeypatch.chdir(Path(SMOKE).parent.parent)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    assert run_here(monkeypatch, "ask", "--workdir", whole) == 2
+    assert f"error: {refusal}" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused(whole, tmp_path, monkeypatch, capsys):

@@ -97,6 +97,18 @@ def place(tree, grid: GridConfig, mesh: Mesh | None):
     return jax.tree.map(put, tree)
 
 
+def placed(tree, grid: GridConfig, mesh: Mesh | None):
+    """What `place` would give of parameters described by `jax.ShapeDtypeStruct`, described in the same way."""
+    if mesh is None:
+        return tree
+
+    def describe(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        padded = jax.eval_shape(lambda leaf: pad_rows(leaf, 1, grid, mesh), leaf)
+        return jax.ShapeDtypeStruct(padded.shape, padded.dtype, sharding=NamedSharding(mesh, row_partition(padded, 1)))
+
+    return jax.tree.map(describe, tree)
+
+
 def collect(tree, grid: GridConfig):
     """The inverse of `place`: parameters without padding."""
     return jax.tree.map(lambda leaf: leaf[:, : grid.height], tree)

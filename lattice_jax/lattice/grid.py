@@ -6,8 +6,11 @@ grid.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Shaped
 
 from lattice_jax.config import Neighbourhood, Walls
@@ -20,6 +23,9 @@ Extend = Callable[[Array], Array]
 
 SELF: Offset = (0, 0, 0)
 
+Cells = TypeVar("Cells", np.ndarray, jax.Array)
+"""Arrays of one value a cell or more, of NumPy or of JAX."""
+
 
 def offsets(neighbourhood: Neighbourhood) -> tuple[Offset, ...]:
     """The cell itself first, then its 6 (von Neumann) or 26 (Moore) neighbours at radius 1 in lexicographic order."""
@@ -31,26 +37,28 @@ def offsets(neighbourhood: Neighbourhood) -> tuple[Offset, ...]:
 
 
 def shift(
-    field: Shaped[Array, "depth height width ..."], offset: Offset, walls: Walls
-) -> Shaped[Array, "depth height width ..."]:
+    field: Shaped[Cells, "depth height width ..."], offset: Offset, walls: Walls
+) -> Shaped[Cells, "depth height width ..."]:
     """What every cell sees at `offset`: result[cell] = field[cell + offset], and beyond a wall what `walls` says.
 
-    zero: nothing; periodic: the opposite side; reflect: mirrored about the border cell; edge: the border cell again.
+    zero: nothing; periodic: the opposite side; reflect: mirrored about the border cell; edge: the border cell again. A field
+    of NumPy is shifted by NumPy, which compiles nothing.
     """
+    numpy = field.__array_namespace__()
     for axis, step in enumerate(offset):
         if step == 0:
             continue
         size = field.shape[axis]
         border, mirrored = (size - 1, size - 2) if step > 0 else (0, 1)
-        at_border = (jnp.arange(size) == border).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
-        rolled = jnp.roll(field, -step, axis)
-        beyond = {
-            "zero": jnp.zeros_like(field),
-            "periodic": rolled,
-            "reflect": jnp.take(field, jnp.array([mirrored]), axis),
-            "edge": jnp.take(field, jnp.array([border]), axis),
-        }[walls]
-        field = jnp.where(at_border, beyond, rolled)
+        at_border = (numpy.arange(size) == border).reshape([-1 if a == axis else 1 for a in range(field.ndim)])
+        rolled = numpy.roll(field, -step, axis=axis)
+        if walls == "zero":
+            beyond = numpy.zeros_like(field)
+        elif walls == "periodic":
+            beyond = rolled
+        else:
+            beyond = numpy.take(field, numpy.asarray([mirrored if walls == "reflect" else border]), axis=axis)
+        field = numpy.where(at_border, beyond, rolled)
     return field
 
 

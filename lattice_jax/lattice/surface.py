@@ -4,17 +4,13 @@ Contract: a face's cells lie in the row-major order of the two axes that remain 
 last, so `vector_to_face` and `face_to_vector` are each other's inverse. No cell off the face sees the vector.
 """
 
-from typing import TypeVar
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lattice_jax.config import AXIS, Face, GridConfig
-from lattice_jax.lattice.grid import Offset
+from lattice_jax.lattice.grid import Cells, Offset
 
-Cells = TypeVar("Cells", np.ndarray, jax.Array)
 _FIRST: frozenset[Face] = frozenset({"front", "top", "left"})
 
 

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -92,16 +92,19 @@ def extract(
     return found
 
 
-def embed_question(question: str, config: TeacherConfig) -> tuple[Float32[np.ndarray, "1 dimension"], bool]:
+def embed_question(
+    question: str, config: TeacherConfig, load: Callable[[TeacherConfig], Teacher] = load_teacher
+) -> tuple[Float32[np.ndarray, "1 dimension"], bool]:
     """The embedding of one text, and whether the teacher cut it: from the store if it is there, else computed and not stored.
 
-    Its numbers are rounded as the store would round them.
+    Its numbers are rounded as the store would round them. `load` is called where the text isn't in the store; for many
+    questions, give one that keeps the teacher.
     """
     store = teacher_store(config)
     row = store.find(addresses_of([question]))
     if row[0] >= 0:
         return store.read(row), bool(store.cut(row)[0])
-    teacher = load_teacher(config)
+    teacher = load(config)
     tokens = tokenize(teacher.tokenizer, [question])
     embedding = encode(teacher, tokens, batch_size=1)
     check_embeddings(embedding, tokens)

@@ -7,7 +7,8 @@ through all layers.
 """
 
 from lattice_jax.config import LatticeConfig
-from lattice_jax.lattice.surface import AXIS, Cells, axes_from_face, from_face
+from lattice_jax.lattice.grid import Cells
+from lattice_jax.lattice.surface import AXIS, axes_from_face, from_face
 
 AXES = ("depth", "height", "width")
 

@@ -103,13 +103,11 @@ def _tables(config: LatticeConfig) -> list[np.ndarray]:
     The numbers of the cells are shifted as fields are, so that all walls come out as `grid.shift` defines them.
     """
     size = config.grid
-    with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(1, size.depth * size.height * size.width + 1, dtype=jnp.int32)
-        numbers = numbers.reshape(size.depth, size.height, size.width)
-        tables = []
-        for around in (grid.offsets(config.cell.perception), grid.offsets(config.cell.gate)):
-            shifted = [np.asarray(grid.shift(numbers, offset, config.walls)).reshape(-1) for offset in around]
-            tables += _with_receivers(np.stack(shifted, -1) - 1)
+    numbers = np.arange(1, size.cells + 1, dtype=np.int32).reshape(size.depth, size.height, size.width)
+    tables = []
+    for around in (grid.offsets(config.cell.perception), grid.offsets(config.cell.gate)):
+        shifted = [grid.shift(numbers, offset, config.walls).reshape(-1) for offset in around]
+        tables += _with_receivers(np.stack(shifted, -1) - 1)
     return tables
 
 
