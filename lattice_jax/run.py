@@ -5,7 +5,6 @@ Contract: each function works on a run's folder and tells a console what it does
 files, plots and `report.html`.
 """
 
-import functools
 import importlib.metadata
 import platform
 import time
@@ -36,8 +35,7 @@ from lattice_jax.lattice.emergence.metrics import METRICS as METRICS_OF_EMERGENC
 from lattice_jax.material import SUMMARY, Material, gather, record_corpus, require_same_corpus
 from lattice_jax.records import make_folder, read_record, require_file, require_writable, write_record
 from lattice_jax.stacking import Base
-from lattice_jax.teachers.cache import embed_question
-from lattice_jax.teachers.embed import load_teacher
+from lattice_jax.teachers.cache import question_embedder
 from lattice_jax.training.alerts import NonFinite
 from lattice_jax.training.checkpoint import Checkpoints
 from lattice_jax.training.loop import FitResult, Interrupted
@@ -152,10 +150,10 @@ def ask(workdir: Path, questions: Iterable[str], *, count: int, console: Console
     Run and teacher are loaded once; the first question is taken when the run is there.
     """
     config, material, codec, base, parameters, mesh = _load(workdir, console)
-    teacher = functools.cache(load_teacher)
+    embed = question_embedder(config.teacher)
     predict = experiment.make_predictor(config, codec, mesh, base=base, batch_size=1)
     for question in questions:
-        embedded, cut = embed_question(question, config.teacher, teacher)
+        embedded, cut = embed(question)
         if cut:
             console.print("The question is longer than the teacher reads; its end is left out")
         indices, similarities = nearest_answers(predict(parameters, embedded), material.answers, count)

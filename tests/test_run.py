@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from program import SMOKE, finish, run_here, start
 
-from lattice_jax import adaptation, run
+from lattice_jax import adaptation
 from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.lattice.emergence.metrics import METRICS
+from lattice_jax.teachers import cache
 
 SHORT = (
     "--config.training.steps=12",
@@ -219,8 +220,8 @@ class Typed(io.StringIO):
 @pytest.mark.parametrize(("source", "shown"), [(io.StringIO, "? What is a pipeline?\n"), (Typed, "press Enter alone to end\n")])
 def test_questions_are_read_one_after_the_other_and_the_teacher_once(whole, monkeypatch, capsys, source, shown):
     monkeypatch.chdir(Path(SMOKE).parent.parent)
-    loaded, load = [], run.load_teacher
-    monkeypatch.setattr(run, "load_teacher", lambda config: loaded.append(config) or load(config))
+    loaded, load = [], cache.load_teacher
+    monkeypatch.setattr(cache, "load_teacher", lambda config: loaded.append(config) or load(config))
     asked = ["What is a pipeline?", "Why would one scale features?"]
     told = []
     for question in asked:

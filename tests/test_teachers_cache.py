@@ -17,7 +17,7 @@ import pytest
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.teachers import cache, settings
-from lattice_jax.teachers.cache import embed_question, extract, open_corpus, record_corpus, recorded_corpora, teacher_store
+from lattice_jax.teachers.cache import extract, open_corpus, question_embedder, record_corpus, recorded_corpora, teacher_store
 from lattice_jax.teachers.embed import embed, load_teacher
 from lattice_jax.teachers.settings import describe
 from lattice_jax.teachers.shards import ASIDE, MANIFEST, Rows
@@ -316,14 +316,15 @@ def test_several_may_record_a_corpus_at_once(config):
 
 def test_a_question_that_is_asked_is_not_stored(config, plain):
     extract(TEXTS[:1], config)
+    embed = question_embedder(config)
     for text, expected in zip(TEXTS[:2], plain, strict=False):
-        embedding, cut = embed_question(text, config)
+        embedding, cut = embed(text)
         np.testing.assert_allclose(embedding, expected[None], atol=1e-6)
         assert not cut
-    assert embed_question(LONG, config)[1]
+    assert embed(LONG)[1]
     assert len(teacher_store(config)) == 1
     smaller = dataclasses.replace(config, stored_as="float16")
-    rounded, _ = embed_question(TEXTS[0], smaller)
+    rounded, _ = question_embedder(smaller)(TEXTS[0])
     np.testing.assert_array_equal(rounded, rounded.astype(np.float16))
     np.testing.assert_allclose(rounded, plain[:1], atol=3e-4)
 

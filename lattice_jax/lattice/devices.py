@@ -85,28 +85,24 @@ def row_partition(field: Array, axis: int) -> PartitionSpec:
     return PartitionSpec() if field.shape[axis] == 1 else PartitionSpec(*[None] * axis, AXIS)
 
 
-def place(tree, grid: GridConfig, mesh: Mesh | None):
-    """Parameters (leading axes depth, height, width) padded and put where their cells are computed."""
-    if mesh is None:
-        return tree
-
-    def put(leaf: Array) -> Array:
-        padded = pad_rows(leaf, 1, grid, mesh)
-        return jax.device_put(padded, NamedSharding(mesh, row_partition(padded, 1)))
-
-    return jax.tree.map(put, tree)
-
-
 def placed(tree, grid: GridConfig, mesh: Mesh | None):
-    """What `place` would give of parameters described by `jax.ShapeDtypeStruct`, described in the same way."""
+    """What `place` gives of these parameters, or of their description, by shape, type and placement; nothing is computed."""
     if mesh is None:
         return tree
 
-    def describe(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def describe(leaf: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         padded = jax.eval_shape(lambda leaf: pad_rows(leaf, 1, grid, mesh), leaf)
         return jax.ShapeDtypeStruct(padded.shape, padded.dtype, sharding=NamedSharding(mesh, row_partition(padded, 1)))
 
     return jax.tree.map(describe, tree)
+
+
+def place(tree, grid: GridConfig, mesh: Mesh | None):
+    """Parameters (leading axes depth, height, width) padded and put where their cells are computed."""
+    if mesh is None:
+        return tree
+    where = placed(tree, grid, mesh)
+    return jax.tree.map(lambda leaf, to: jax.device_put(pad_rows(leaf, 1, grid, mesh), to.sharding), tree, where)
 
 
 def collect(tree, grid: GridConfig):

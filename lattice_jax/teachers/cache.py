@@ -7,12 +7,13 @@ is killed loses the shard in the making, at most `SHARD_SECONDS` and one call of
 each leaves out what another one has finished. Missing texts are tokenized once and kept as four bytes a token, about what the
 texts themselves take.
 
-`extract` stores what it computes and gives a view of the store; `embed_question` adds nothing to it, since a shard for every
+`extract` stores what it computes and gives a view of the store; `question_embedder` adds nothing to it, since a shard for every
 question that somebody asks would fill a directory with files. `record_corpus` writes `corpora/NAME.safetensors` into the
 store's directory: 'addresses' [texts, 32], the SHA-256 of every text of a corpus in its order, questions before answers. With
 it `open_corpus` finds row i for text i of `corpus_texts(NAME)`, without the teacher.
 """
 
+import functools
 import hashlib
 import re
 import time
@@ -49,6 +50,9 @@ from lattice_jax.teachers.settings import describe
 from lattice_jax.teachers.shards import ADDRESS_BYTES, ASIDE, NUMBERS, SUFFIX, Rows, as_json, unwritable, write_flushed
 from lattice_jax.teachers.store import Store, View, addresses_of, open_store
 from lattice_jax.teachers.weights import make_directory
+
+EmbedQuestion = Callable[[str], tuple[Float32[np.ndarray, "1 dimension"], bool]]
+"""The embedding of a text, from the store if it is there, else computed and not stored; and whether the teacher cut it."""
 
 SHARD_ROWS = 16_384
 """Embeddings in a shard at most: 25 MB of MiniLM's."""
@@ -92,24 +96,25 @@ def extract(
     return found
 
 
-def embed_question(
-    question: str, config: TeacherConfig, load: Callable[[TeacherConfig], Teacher] = load_teacher
-) -> tuple[Float32[np.ndarray, "1 dimension"], bool]:
-    """The embedding of one text, and whether the teacher cut it: from the store if it is there, else computed and not stored.
+def question_embedder(config: TeacherConfig) -> EmbedQuestion:
+    """What embeds one text after the other: the store is opened once, the teacher loaded at the first text that isn't in it.
 
-    Its numbers are rounded as the store would round them. `load` is called where the text isn't in the store; for many
-    questions, give one that keeps the teacher.
+    Numbers are rounded as the store would round them.
     """
-    store = teacher_store(config)
-    row = store.find(addresses_of([question]))
-    if row[0] >= 0:
-        return store.read(row), bool(store.cut(row)[0])
-    teacher = load(config)
-    tokens = tokenize(teacher.tokenizer, [question])
-    embedding = encode(teacher, tokens, batch_size=1)
-    check_embeddings(embedding, tokens)
-    numbers, _ = NUMBERS[config.stored_as]
-    return embedding.astype(numbers).astype(np.float32), tokens[0].cut
+    store, numbers = teacher_store(config), NUMBERS[config.stored_as][0]
+    teacher_of = functools.cache(load_teacher)
+
+    def embed(question: str) -> tuple[Float32[np.ndarray, "1 dimension"], bool]:
+        row = store.find(addresses_of([question]))
+        if row[0] >= 0:
+            return store.read(row), bool(store.cut(row)[0])
+        teacher = teacher_of(config)
+        tokens = tokenize(teacher.tokenizer, [question])
+        embedding = encode(teacher, tokens, batch_size=1)
+        check_embeddings(embedding, tokens)
+        return embedding.astype(numbers).astype(np.float32), tokens[0].cut
+
+    return embed
 
 
 def _extract(texts: Sequence[str], config: TeacherConfig, directory: Path | None, on_progress: Progress | None) -> Extraction:
