@@ -1,13 +1,13 @@
 r"""The same job with a pool of states and without: held-out figures, diversity, and recovery after damage.
 
-Contract: reads the summaries of runs that have ended and writes `benchmarks/results/pool.md` and `pool.json`; it computes
-nothing that a run did not report.
+Contract: reads the summaries of runs that have ended and prints them side by side; with `--write` it renews
+`benchmarks/results/pool.md` and `pool.json`. It computes nothing that a run did not report.
 
     bin/train --config configs/pool.py --workdir runs/pool
     bin/train --config configs/pool.py --config.pool.size=0 --config.pool.minimum-steps=0 --workdir runs/rest
     bin/train --config configs/phase3.py --workdir runs/phase3
     python benchmarks/pool.py "from the pool, 16 to 20 steps=runs/pool" "from rest, 20 steps=runs/rest" \
-        "from rest, 16 steps (phase3)=runs/phase3"
+        "from rest, 16 steps (phase3)=runs/phase3" --write
 """
 
 import argparse
@@ -56,11 +56,11 @@ def recovery_table(runs: dict[str, dict]) -> list[str]:
     return lines
 
 
-def main(runs: dict[str, dict]) -> None:
-    """Write both files."""
+def page(runs: dict[str, dict]) -> str:
+    """What the runs reported, as Markdown."""
     questions = next(iter(runs.values()))["recovery"]["questions"]
     looks = ", ".join(f"{run['best_step']} ({name})" for name, run in runs.items())
-    report = [
+    lines = [
         *("# With a pool of states and without", ""),
         *("The commands are in `benchmarks/pool.py`; every figure is in [`pool.json`](pool.json).", ""),
         f"One seed each; the parameters are those of the best look, after so many training steps: {looks}.",
@@ -72,11 +72,16 @@ def main(runs: dict[str, dict]) -> None:
         *("", f"Mean cosine with the answer before the damage, for {questions} held-out questions, after so many steps:", ""),
         *recovery_table(runs),
     ]
-    (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
-    (RESULTS / "pool.md").write_text("\n".join(report) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="NAME=WORKDIR", type=read_run, nargs="+")
-    main(dict(parser.parse_args().runs))
+    parser.add_argument("--write", action="store_true", help="renew results/pool.json and results/pool.md")
+    arguments = parser.parse_args()
+    runs = dict(arguments.runs)
+    print(page(runs))
+    if arguments.write:
+        (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
+        (RESULTS / "pool.md").write_text(page(runs))
