@@ -123,7 +123,7 @@ def train(
     _draw(summary, rows, workdir, console)
     _tell(judgement, summary, console)
     console.print(
-        f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 2**30:.1f} GiB at most. Results: {workdir}",
+        f"\n{seconds['total'] / 60:.1f} minutes, {summary['peak_memory_bytes'] / 1e9:.1f} GB at most. Results: {workdir}",
         markup=False,
     )
     console.print(f'Ask it: bin/ask --workdir {workdir} "What is overfitting?"', markup=False)
