@@ -75,13 +75,18 @@ def page(runs: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def main(runs: dict[str, dict], *, write: bool) -> None:
+    """Print the page; with `write` keep it and the figures."""
+    text = page(runs)
+    print(text)
+    if write:
+        (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
+        (RESULTS / "pool.md").write_text(text)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="NAME=WORKDIR", type=read_run, nargs="+")
     parser.add_argument("--write", action="store_true", help="renew results/pool.json and results/pool.md")
     arguments = parser.parse_args()
-    runs = dict(arguments.runs)
-    print(page(runs))
-    if arguments.write:
-        (RESULTS / "pool.json").write_text(json.dumps(runs, indent=1) + "\n")
-        (RESULTS / "pool.md").write_text(page(runs))
+    main(dict(arguments.runs), write=arguments.write)
