@@ -24,8 +24,10 @@ SMALL = LatticeConfig(
 )
 """No two axes of the grid are equally long, so that swapped axes can't go unnoticed."""
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": False})
-"""What steps through a cube is long to compile: by XLA's older way to emit fused loops it takes a third of the time."""
+# XLA is about to give up its older way to emit loops (openxla/xla 48001), and refuses options that it doesn't know.
+_OLDER_LOOPS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ <= (0, 10, 2) else {}
+quick_jit = functools.partial(jax.jit, compiler_options=_OLDER_LOOPS)
+"""Steps through a cube take long to compile; by XLA's older way to emit loops, where it still has one, a third as long."""
 
 FACES = ("front", "back", "top", "bottom", "left", "right")
 OPPOSITE = {"front": "back", "back": "front", "top": "bottom", "bottom": "top", "left": "right", "right": "left"}
