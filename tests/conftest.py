@@ -27,10 +27,18 @@ _hook = install_import_hook(
 )
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from installed import install_debian, install_python  # noqa: E402, F401 (fixtures)
 
 jax.config.update("jax_num_cpu_devices", 2)  # the sharded pass is tested beside the plain one
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# On the CPU tests compile far more than they compute; on a GPU kernels are tested as they are used.
-jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_compilation():
+    """On the CPU tests compile far more than they compute; on a GPU kernels are tested as they are used.
+
+    A fixture, because to ask for the backend takes a GPU's memory, which the process that only hands tests out must not.
+    """
+    jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")

@@ -21,9 +21,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def launch(workdir, *flags):
-    # Compiled as `conftest` has it here, because results have to agree to the last bit.
-    compiled_alike = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    environment = {**os.environ, **compiled_alike, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in this process, since results have to agree to the last bit
+    }
     command = [sys.executable, str(REPOSITORY / "tests" / "training_task.py"), str(workdir), *flags]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
