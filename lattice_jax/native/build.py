@@ -27,8 +27,8 @@ _OPTIONS += ["-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fn
 _WHOLE_VECTORS = ["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []
 
 
-def _processor() -> str:
-    """What `-march=native` depends on."""
+def processor() -> str:
+    """What `-march=native` depends on: names and abilities of the processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -36,24 +36,27 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], purpose: str, instead: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         raise InputError(
-            f"the native engine can't be compiled: {detail.strip().splitlines()[-1]} ({shlex.join(command[:1])})",
+            f"{purpose} can't be compiled: {detail.strip().splitlines()[-1]} ({shlex.join(command[:1])})",
             expected="a C compiler, gcc or clang",
-            fix="install gcc, name another compiler in the environment variable CC, or set --config.lattice.engine scan",
+            fix=f"install gcc, name another compiler in the environment variable CC, or {instead}",
         ) from error
 
 
 @functools.cache
-def load(folder: Path, handlers: tuple[str, ...]) -> ctypes.CDLL:
-    """The functions of a folder's C files, `handlers` of them ready for `jax.ffi.ffi_call`."""
+def load(folder: Path, handlers: tuple[str, ...], *, purpose: str, instead: str) -> ctypes.CDLL:
+    """The functions of a folder's C files, `handlers` of them ready for `jax.ffi.ffi_call`.
+
+    What they are for and how to do without is said where they can't be had.
+    """
     command = [*shlex.split(os.environ.get("CC", "gcc")), *_OPTIONS, *_WHOLE_VECTORS]
     parts = [path.read_bytes() for place in (_SHARED, folder) for path in sorted(place.glob("*.[ch]"))]
-    described = [*command, _run([command[0], "--version"]), _processor(), importlib.metadata.version("jaxlib")]
+    described = [*command, _run([command[0], "--version"], purpose, instead), processor(), importlib.metadata.version("jaxlib")]
     digest = hashlib.sha256(b"\0".join([*parts, *(each.encode() for each in described)])).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lattice_jax"
     compiled = cache / f"{folder.parent.name}-{digest}.so"
@@ -63,13 +66,14 @@ def load(folder: Path, handlers: tuple[str, ...]) -> ctypes.CDLL:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as temporary:
                 output = Path(temporary) / compiled.name
-                _run([*command, *included, "-o", str(output), *map(str, sorted(folder.glob("*.c"))), "-lm"])
+                sources = map(str, sorted(folder.glob("*.c")))
+                _run([*command, *included, "-o", str(output), *sources, "-lm"], purpose, instead)
                 output.replace(compiled)
     except OSError as error:
         raise InputError(
-            f"the native engine can't be kept in {cache}: {error.strerror}",
+            f"{purpose} can't be kept in {cache}: {error.strerror}",
             expected="a cache folder that can be made and written to",
-            fix="name another one in the environment variable XDG_CACHE_HOME, or set --config.lattice.engine scan",
+            fix=f"name another one in the environment variable XDG_CACHE_HOME, or {instead}",
         ) from error
     loaded = ctypes.CDLL(str(compiled))
     for name in handlers:

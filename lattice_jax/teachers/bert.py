@@ -2,8 +2,9 @@
 
 Contract: token ids and a mask [batch, length] in; the normalised embeddings and every layer's hidden states [batch, length,
 hidden] out, as transformers' `output_hidden_states` gives them. The mask is True for tokens and False for padding, which
-changes no token's state. There is no dropout: teachers are frozen. Products run in the module's `numbers`; layer norms and
-softmax are computed in float32. How checkpoints fill these modules is said in `bert_checkpoints`.
+changes no token's state. There is no dropout: teachers are frozen. Products run in the module's `numbers`, those of states and
+weights by `product` where one is given; layer norms and softmax are computed in float32. How checkpoints fill these modules is
+said in `bert_checkpoints`.
 
 Sources: Devlin et al., "BERT" (2019), arXiv:1810.04805; Sanh et al., "DistilBERT" (2019), arXiv:1910.01108; Song et al.,
 "MPNet" (2020), arXiv:2004.09297; Liu et al., "RoBERTa" (2019), arXiv:1907.11692; Conneau et al., "XLM-R" (2020),
@@ -22,6 +23,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from lattice_jax.teachers.native.product import Product
 from lattice_jax.teachers.stages import StagedEncoder
 
 FURTHEST_DISTANCE = 128
@@ -95,12 +97,14 @@ class Attention(nn.Module):
 
     config: EncoderConfig
     numbers: str
+    product: Product | None
 
     @nn.compact
     def __call__(self, hidden: Array, bias: Array) -> Array:
+        dense = partial(nn.Dense, dtype=self.numbers, dot_general=self.product)
         batch, length, size = hidden.shape
         heads, width = self.config.heads, size // self.config.heads
-        joined = nn.Dense(3 * size, dtype=self.numbers, name="query_key_value")(hidden)
+        joined = dense(3 * size, name="query_key_value")(hidden)
         # Heads before positions: XLA's batched products on the CPU are three times as fast than with the heads between.
         query, key, value = joined.reshape(batch, length, 3, heads, width).transpose(2, 0, 3, 1, 4)
         scores = jnp.einsum("bhqc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32) / math.sqrt(width)
@@ -110,7 +114,7 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bhkc->bhqc", exponentials.astype(self.numbers), value, preferred_element_type=jnp.float32)
         mixed = mixed / jnp.sum(exponentials, axis=-1, keepdims=True)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(hidden.shape).astype(self.numbers)
-        return nn.Dense(size, dtype=self.numbers, name="output")(mixed)
+        return dense(size, name="output")(mixed)
 
 
 class Layer(nn.Module):
@@ -118,14 +122,16 @@ class Layer(nn.Module):
 
     config: EncoderConfig
     numbers: str
+    product: Product | None
 
     @nn.compact
     def __call__(self, hidden: Array, bias: Array) -> Array:
-        attended = Attention(self.config, self.numbers, name="attention")(hidden, bias)
+        dense = partial(nn.Dense, dtype=self.numbers, dot_general=self.product)
+        attended = Attention(self.config, self.numbers, self.product, name="attention")(hidden, bias)
         hidden = LayerNorm(self.config.layer_norm_epsilon, name="attention_norm")(hidden + attended)
-        widened = nn.Dense(self.config.feed_forward_size, dtype=self.numbers, name="widen")(hidden)
+        widened = dense(self.config.feed_forward_size, name="widen")(hidden)
         activated = ACTIVATIONS[self.config.activation](widened)
-        narrowed = nn.Dense(self.config.hidden_size, dtype=self.numbers, name="narrow")(activated)
+        narrowed = dense(self.config.hidden_size, name="narrow")(activated)
         return LayerNorm(self.config.layer_norm_epsilon, name="output_norm")(hidden + narrowed)
 
 
@@ -134,6 +140,8 @@ class Encoder(StagedEncoder):
 
     config: EncoderConfig
     numbers: str = "float32"
+    product: Product | None = None
+    """In the place of `jax.lax.dot_general`, for the products with weights."""
 
     def setup(self):
         config = self.config
@@ -148,7 +156,7 @@ class Encoder(StagedEncoder):
 
     @nn.nowrap
     def one_layer(self) -> Layer:
-        return Layer(self.config, self.numbers, parent=None)
+        return Layer(self.config, self.numbers, self.product, parent=None)
 
     def begin(self, token_ids: Array, mask: Array) -> tuple[Array, Array]:
         """The normalised embeddings, and the bias [batch, heads or 1, query or 1, key] on every layer's scores."""

@@ -25,10 +25,12 @@ from tokenizers import Tokenizer
 from lattice_jax.config import TeacherConfig
 from lattice_jax.config.teacher import PLACE_OF_TEXT
 from lattice_jax.errors import InputError
+from lattice_jax.teachers.bert import EncoderConfig
 from lattice_jax.teachers.checkpoint import Checkpoint, encode_texts
 from lattice_jax.teachers.families import FAMILIES
 from lattice_jax.teachers.filling import fill, parameter_shapes
 from lattice_jax.teachers.llama import LlamaConfig
+from lattice_jax.teachers.native.product import choose
 from lattice_jax.teachers.settings import Pooling, Settings, encoder_sizes, settle
 from lattice_jax.teachers.stages import StagedEncoder, hidden_states
 from lattice_jax.teachers.streamed import Batch, Streamed, encode_streamed, open_streamed
@@ -98,6 +100,9 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     name = checkpoint.config["model_type"]
     family, tensors = FAMILIES[name], checkpoint.tensors
     encoder, streamed, parameters = family.build(sizes, settings.numbers), None, {}
+    widths = (sizes.hidden_size, sizes.feed_forward_size) if isinstance(sizes, EncoderConfig) else ()
+    if product := choose(config.products, numbers=settings.numbers, widths=widths):
+        encoder = encoder.clone(product=product)
     if config.streamed:
         if not isinstance(sizes, LlamaConfig):
             raise InputError(

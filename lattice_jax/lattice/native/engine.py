@@ -34,7 +34,8 @@ _SHARE_OF_MEMORY = 8
 
 def library() -> ctypes.CDLL:
     """The compiled pass; raises InputError where there is no compiler."""
-    return build.load(Path(__file__).parent, ("lattice_answer", "lattice_forward", "lattice_backward"))
+    handlers = ("lattice_answer", "lattice_forward", "lattice_backward")
+    return build.load(Path(__file__).parent, handlers, purpose="the native engine", instead="set --config.lattice.engine scan")
 
 
 def threads(config: LatticeConfig) -> int:

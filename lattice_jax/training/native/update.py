@@ -5,7 +5,6 @@ rounding, for float32 leaves on one CPU device. XLA makes three passes of the mo
 here gradients are read twice and all else once.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,14 @@ from lattice_jax.native import build
 _EPSILON = 1e-8
 """As `optax.adamw` has it."""
 
-_library = functools.partial(build.load, Path(__file__).parent, ("adamw_update",))
+
+def _library() -> None:
+    build.load(
+        Path(__file__).parent,
+        ("adamw_update",),
+        purpose="the parameter update",
+        instead="set --config.optimizer.no-fused",
+    )
 
 
 def clipped_adamw(

@@ -1,0 +1,1 @@
+"""Products of teachers on a processor's matrix unit, compiled from C."""
