@@ -1,5 +1,7 @@
 """Encoding speed of the teachers beside torch transformers: same texts, same padding, same cores, in one run.
 
+Where the processor has a matrix unit that the teachers' products use, they are also timed with XLA's products.
+
 Needs the extra `parity` (torch and transformers):
 
     python benchmarks/teachers.py --write
@@ -10,6 +12,7 @@ compiles, is not counted. Figures are medians and quartiles of the turns; embedd
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import statistics
@@ -24,6 +27,7 @@ from measure import machine
 from lattice_jax.config import TeacherConfig
 from lattice_jax.corpus.pairs import load_pairs
 from lattice_jax.teachers.embed import batches, encode, load_teacher, load_tokenizer, pad, tokenize
+from lattice_jax.teachers.native.product import has_matrix_unit
 from lattice_jax.teachers.settings import describe, encoder_sizes
 from lattice_jax.teachers.weights import open_teacher
 
@@ -38,7 +42,7 @@ def texts(count: int) -> list[str]:
 
 
 class Lattice:
-    """The teacher of this package."""
+    """The teacher of this package, with the products that it chooses."""
 
     def __init__(self, config: TeacherConfig, chosen: list[str]):
         self.config, self.teacher = config, load_teacher(config)
@@ -46,6 +50,13 @@ class Lattice:
 
     def encode(self) -> np.ndarray:
         return encode(self.teacher, self.tokens, batch_size=self.config.batch_size)
+
+
+class Plain(Lattice):
+    """The same with XLA's products, whatever the processor has."""
+
+    def __init__(self, config: TeacherConfig, chosen: list[str]):
+        super().__init__(dataclasses.replace(config, products="xla"), chosen)
 
 
 class Torch:
@@ -88,18 +99,23 @@ def work(kind: type, config: TeacherConfig, chosen: list[str], pipe: Connection)
         pipe.send(time.perf_counter() - start)
 
 
+def contestants() -> list[type]:
+    """Who takes turns here."""
+    return [Lattice, Plain, Torch] if has_matrix_unit() else [Lattice, Torch]
+
+
 def compare(config: TeacherConfig, chosen: list[str], turns: int) -> dict:
     """Figures of both implementations for one teacher."""
     context = multiprocessing.get_context("spawn")
     workers = {}
-    for kind in (Lattice, Torch):
+    for kind in contestants():
         here, there = context.Pipe()
         process = context.Process(target=work, args=(kind, config, chosen, there), daemon=True)
         process.start()
         there.close()
         workers[kind.__name__.lower()] = (process, here)
     embeddings = {name: pipe.recv() for name, (_, pipe) in workers.items()}
-    difference = float(np.abs(embeddings["lattice"] - embeddings["torch"]).max())
+    difference = max(float(np.abs(found - embeddings["torch"]).max()) for found in embeddings.values())
     if difference > LARGEST_DIFFERENCE:
         sys.exit(f"{config.name}: embeddings differ by {difference:.1e}, more than {LARGEST_DIFFERENCE}: speed says nothing")
     seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -121,22 +137,28 @@ def compare(config: TeacherConfig, chosen: list[str], turns: int) -> dict:
         "texts_per_second": {name: quartiles[1] for name, quartiles in spread.items()},
         "quartiles": {name: [quartiles[0], quartiles[2]] for name, quartiles in spread.items()},
         "seconds": {name: [round(value, 4) for value in values] for name, values in seconds.items()},
-        "ratio": statistics.median(t / s for s, t in zip(seconds["lattice"], seconds["torch"], strict=True)),
+        "ratios": {
+            name: statistics.median(t / s for s, t in zip(seconds["lattice"], seconds[name], strict=True))
+            for name in seconds
+            if name != "lattice"
+        },
     }
 
 
 def table(found: dict) -> str:
     """Markdown of the figures, with the machine they were measured on."""
-    lines = ["| teacher | texts | this package, texts/s | torch, texts/s | ours over torch | largest difference |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    for name, row in found["teachers"].items():
+    names = {"lattice": "this package", "plain": "with XLA's products", "torch": "torch"}
+    measured = list(next(iter(found["teachers"].values()))["texts_per_second"])
+    beside = measured[1:]
+    heads = [f"{names[name]}, texts/s" for name in measured] + [f"ours over {names[name]}" for name in beside]
+    lines = [f"| teacher | texts | {' | '.join(heads)} | largest difference |", "|---|" + "---:|" * (len(heads) + 2)]
+    for teacher, row in found["teachers"].items():
         cells = [
-            f"{row['texts_per_second'][kind]:.1f} ({row['quartiles'][kind][0]:.1f} to {row['quartiles'][kind][1]:.1f})"
-            for kind in ("lattice", "torch")
+            f"{row['texts_per_second'][name]:.1f} ({row['quartiles'][name][0]:.1f} to {row['quartiles'][name][1]:.1f})"
+            for name in measured
         ]
-        lines.append(
-            f"| {name} | {row['texts']} | {' | '.join(cells)} | {row['ratio']:.2f} | {row['largest_difference']:.0e} |"
-        )
+        cells += [f"{row['ratios'][name]:.2f}" for name in beside]
+        lines.append(f"| {teacher} | {row['texts']} | {' | '.join(cells)} | {row['largest_difference']:.0e} |")
     where = found["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines += [
