@@ -18,7 +18,7 @@ from lattice_jax.teachers.families import FAMILIES, EncoderSizes
 from lattice_jax.teachers.weights import open_teacher
 
 ENCODER_REVISION = 2
-"""To be raised by whoever changes what `embed.encode` returns for any text."""
+"""To be raised by whoever changes what `embed.encode` returns for any text, by more than rounding."""
 
 Pooling = Literal["mean", "last", "cls"]
 
