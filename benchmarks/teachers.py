@@ -147,7 +147,7 @@ def compare(config: TeacherConfig, chosen: list[str], turns: int) -> dict:
 
 def table(found: dict) -> str:
     """Markdown of the figures, with the machine they were measured on."""
-    names = {"lattice": "this package", "plain": "with XLA's products", "torch": "torch"}
+    names = {"lattice": "this package", "plain": "XLA's products", "torch": "torch"}
     measured = list(next(iter(found["teachers"].values()))["texts_per_second"])
     beside = measured[1:]
     heads = [f"{names[name]}, texts/s" for name in measured] + [f"ours over {names[name]}" for name in beside]
