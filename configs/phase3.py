@@ -2,8 +2,8 @@
 
 bin/train --config configs/phase3.py
 
-Three and a half minutes on two CPU cores with AVX-512 once the packages are there; held-out similarity 0.640, mean reciprocal
-rank 0.679 (benchmarks/results/phase3.json).
+Three and a half minutes on two fast CPU cores with AVX-512 once the packages are there, six to seven on slower ones with AMX;
+held-out similarity 0.640, mean reciprocal rank 0.679 (benchmarks/results/phase3.json).
 """
 
 from lattice_jax.config import Config, TrainingConfig
