@@ -11,9 +11,10 @@ import pytest
 from lattice_jax.config import TeacherConfig
 from lattice_jax.errors import InputError
 from lattice_jax.native import build
-from lattice_jax.teachers.embed import embed, load_teacher
+from lattice_jax.teachers.embed import embed, load_teacher, pad, tokenize
 from lattice_jax.teachers.native import product
 from lattice_jax.teachers.native.product import FEWEST_STATES, choose, has_matrix_unit, split_product
+from lattice_jax.teachers.stages import hidden_states
 
 TEXTS = json.loads((Path(__file__).parent / "data" / "teacher_texts.json").read_text(encoding="utf-8"))
 LAST_WITH_FIRST = (((1,), (0,)), ((), ()))
@@ -97,6 +98,18 @@ def test_a_teacher_takes_it_and_its_embeddings_are_those_of_xla():
     found, expected = (embed(each, texts, batch_size=32) for each in (teacher, plain))
     assert 0 < np.abs(found - expected).max() < 1e-5
     np.testing.assert_allclose(np.sum(found * expected, 1), 1, atol=1e-6)
+
+
+@with_unit
+def test_every_layer_of_a_teacher_is_that_of_xla_to_a_ten_thousandth():
+    plain = load_teacher(TeacherConfig(name="minilm", products="xla"))
+    encoder = plain.encoder.clone(product=split_product)
+    texts = [text for text in TEXTS if text.strip()]
+    batch = pad([text.ids[:64] for text in tokenize(plain.tokenizer, texts)], 64, plain.padding_id)
+    found, expected = (list(hidden_states(each, plain.parameters, *batch)) for each in (encoder, plain.encoder))
+    np.testing.assert_array_equal(found[0], expected[0])
+    for state, wanted in zip(found[1:], expected[1:], strict=True):
+        assert 0 < np.abs(state - wanted)[batch[1]].max() < 1e-4
 
 
 def test_xla_multiplies_where_it_is_asked_for_and_where_the_unit_cannot():
