@@ -13,7 +13,7 @@ from lattice_jax.errors import InputError
 from lattice_jax.native import build
 from lattice_jax.teachers.embed import embed, load_teacher, pad, tokenize
 from lattice_jax.teachers.native import product
-from lattice_jax.teachers.native.product import FEWEST_STATES, choose, has_matrix_unit, split_product
+from lattice_jax.teachers.native.product import choose, has_matrix_unit, split_product
 from lattice_jax.teachers.stages import hidden_states
 
 TEXTS = json.loads((Path(__file__).parent / "data" / "teacher_texts.json").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
     ("states", "depth", "columns"),
-    [(256, 32, 32), (257, 64, 96), (320, 96, 32), (1000, 384, 64), (271, 1536, 160)],
+    [(1, 32, 32), (33, 64, 96), (320, 96, 32), (1000, 384, 64), (271, 1536, 160)],
 )
 def test_it_is_the_product_to_a_few_millionths(states, depth, columns, threads, monkeypatch):
     monkeypatch.setattr(product.joblib, "cpu_count", lambda: threads)
@@ -80,12 +80,12 @@ def test_what_is_not_finite_is_seen_where_it_belongs(value):
 
 
 @with_unit
-def test_texts_of_several_tokens_keep_their_shape_and_few_are_left_to_xla():
-    left, right = drawn(8, FEWEST_STATES // 8, 64), drawn(64, 32, seed=1)
+def test_a_state_becomes_the_same_whatever_is_beside_it():
+    left, right = drawn(8, 40, 64), drawn(64, 32, seed=1)
     multiply = jax.jit(partial(split_product, dimension_numbers=(((2,), (0,)), ((), ()))))
-    assert multiply(left, right).shape == (8, FEWEST_STATES // 8, 32)
-    assert "custom_call" in multiply.lower(left, right).as_text()
-    assert "custom_call" not in multiply.lower(left[:, 1:], right).as_text()
+    together = np.asarray(multiply(left, right))
+    assert together.shape == (8, 40, 32)
+    np.testing.assert_array_equal(multiply(left[3:4, :5], right), together[3:4, :5])
 
 
 @with_unit
