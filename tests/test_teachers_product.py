@@ -1,6 +1,8 @@
 """Products on a matrix unit beside XLA's: values, encoders, and who may use it."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +88,18 @@ def test_a_state_becomes_the_same_whatever_is_beside_it():
     together = np.asarray(multiply(left, right))
     assert together.shape == (8, 40, 32)
     np.testing.assert_array_equal(multiply(left[3:4, :5], right), together[3:4, :5])
+
+
+@with_unit
+def test_a_process_that_did_not_ask_for_the_unit_may_multiply():
+    """The system ends one that uses tiles without having been given them."""
+    program = """
+import jax.numpy as jnp
+from lattice_jax.teachers.native.product import split_product
+print(float(split_product(jnp.ones((3, 64)), jnp.ones((64, 32)), None).sum()))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == [str(3 * 64 * 32.0)]
 
 
 @with_unit

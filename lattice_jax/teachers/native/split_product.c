@@ -152,10 +152,17 @@ static void* multiply(void* argument) {
   return NULL;
 }
 
+/* Whether there is a unit that this process may use: Linux gives a process its tiles when it asks for them. */
+int has_matrix_unit(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
 /* Arguments: left, right, threads. Results: the product, and room for both sides split, as floats: the right one as it is, and
    [threads][rows at once, whole blocks of them][depth] of the left one. */
 XLA_FFI_Error* split_product(XLA_FFI_CallFrame* frame) {
   if (answers_query(frame)) return NULL;
+  if (!has_matrix_unit()) return report(frame, "there is no matrix unit that this process may use");
   const XLA_FFI_Buffer* right = frame->args.args[1];
   const long depth = right->dims[0], threads = *(const int32_t*)argument(frame, 2);
   Product product = {.left = argument(frame, 0),
@@ -174,16 +181,10 @@ XLA_FFI_Error* split_product(XLA_FFI_CallFrame* frame) {
   free(handles);
   return NULL;
 }
-
-/* Whether there is a unit that this process may use: Linux gives a process its tiles when it asks for them. */
-int has_matrix_unit(void) {
-  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-}
 #else
+int has_matrix_unit(void) { return 0; }
+
 XLA_FFI_Error* split_product(XLA_FFI_CallFrame* frame) {
   return answers_query(frame) ? NULL : report(frame, "this was compiled for a processor without a matrix unit");
 }
-
-int has_matrix_unit(void) { return 0; }
 #endif
