@@ -158,6 +158,10 @@ class Encoder(StagedEncoder):
     def one_layer(self) -> Layer:
         return Layer(self.config, self.numbers, self.product, parent=None)
 
+    @nn.nowrap
+    def dense_widths(self) -> tuple[int, ...]:
+        return self.config.hidden_size, self.config.feed_forward_size
+
     def begin(self, token_ids: Array, mask: Array) -> tuple[Array, Array]:
         """The normalised embeddings, and the bias [batch, heads or 1, query or 1, key] on every layer's scores."""
         config, length = self.config, token_ids.shape[1]

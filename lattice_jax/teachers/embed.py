@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 from lattice_jax.config import TeacherConfig
 from lattice_jax.config.teacher import PLACE_OF_TEXT
 from lattice_jax.errors import InputError
-from lattice_jax.teachers.bert import EncoderConfig
 from lattice_jax.teachers.checkpoint import Checkpoint, encode_texts
 from lattice_jax.teachers.families import FAMILIES
 from lattice_jax.teachers.filling import fill, parameter_shapes
@@ -100,8 +99,7 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     name = checkpoint.config["model_type"]
     family, tensors = FAMILIES[name], checkpoint.tensors
     encoder, streamed, parameters = family.build(sizes, settings.numbers), None, {}
-    widths = (sizes.hidden_size, sizes.feed_forward_size) if isinstance(sizes, EncoderConfig) else ()
-    if product := choose(config.products, numbers=settings.numbers, widths=widths):
+    if product := choose(config.products, numbers=settings.numbers, widths=encoder.dense_widths()):
         encoder = encoder.clone(product=product)
     if config.streamed:
         if not isinstance(sizes, LlamaConfig):

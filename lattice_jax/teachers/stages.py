@@ -25,6 +25,11 @@ class StagedEncoder(nn.Module):
         """A layer by itself: the states and what `begin` made for every layer in, the next states out."""
         raise NotImplementedError
 
+    @nn.nowrap
+    def dense_widths(self) -> tuple[int, ...]:
+        """How wide its `Dense` modules are, on either side, where all of them take a `product`; none where it has no such."""
+        return ()
+
     def end(self, hidden: Array) -> Array:
         """The last states as the family hands them on."""
         return hidden

@@ -7,7 +7,6 @@ are frozen. XLA uses such a unit for bfloat16 alone: the three products of this,
 """
 
 import ctypes
-import functools
 import platform
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,13 +23,12 @@ from lattice_jax.native import build
 Product = Callable[..., Array]
 """With the arguments of `jax.lax.dot_general`."""
 
-WIDTH = 32
+_WIDTH = 32
 """Edge of the unit's blocks, which depth and columns are multiples of."""
 _STATES_AT_ONCE = 64
 """So many a thread has split at a time: with more, some threads run out of work before the others."""
 
 
-@functools.cache
 def _library() -> ctypes.CDLL:
     return build.load(
         Path(__file__).parent,
@@ -40,7 +38,6 @@ def _library() -> ctypes.CDLL:
     )
 
 
-@functools.cache
 def has_matrix_unit() -> bool:
     """Whether this process may use a matrix unit of bfloat16; raises InputError where there is one, and no compiler."""
     described = platform.machine() in ("x86_64", "AMD64") and "amx_bf16" in build.processor().split()
@@ -61,7 +58,7 @@ def choose(asked: Literal["auto", "xla", "split"], *, numbers: str, widths: Coll
         return None
     raise InputError(
         f"teacher.products is 'split', and {obstacle}",
-        expected=f"an encoder of the BERT family in float32, widths that {WIDTH} divides, and a CPU with Intel AMX",
+        expected=f"an encoder of the BERT family in float32, widths that {_WIDTH} divides, and a CPU with Intel AMX",
         fix="set --config.teacher.products auto",
     )
 
@@ -73,7 +70,7 @@ def _obstacle(numbers: str, widths: Collection[int]) -> str | None:
         return f"the numbers are {numbers}"
     if not widths:
         return "the encoder is of another family"
-    if any(width % WIDTH for width in widths):
+    if any(width % _WIDTH for width in widths):
         return f"the encoder is {' and '.join(map(str, widths))} numbers wide"
     return None if has_matrix_unit() else "this processor has no matrix unit that the process may use"
 
